@@ -1,0 +1,38 @@
+"""`python -m runtime COMMAND`: decide, measure, generate."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from runtime.commands import generate, latency, select
+from runtime.errors import SpeckvError
+
+COMMANDS = (select, latency, generate)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code (2 for bad input, 130 for an interrupt)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m runtime",
+        description="Choose the speculation length of speculative decoding.",
+        allow_abbrev=False,
+    )
+    subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        exit_code: int = options.run(options)
+    except SpeckvError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,231 @@
+"""The decision: which gamma the SpecKV-MLP16 predictor expects the most tokens from."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from runtime.artifacts import package_folder
+from runtime.contract import COMPRESSION_CODES, DECISION_FILE, PUBLISHED_CANDIDATES, SIGNALS
+from runtime.decision.session import PROVIDERS, import_onnxruntime, open_session
+from runtime.decision.signals import UPPER_BOUNDS, check_signals
+from runtime.errors import SpeckvError
+
+FloatArray = NDArray[np.float32]
+INPUTS = ("signals", "comp_enc", "candidates", "step_cost")
+OUTPUTS = ("gamma", "expected_tokens", "predicted_acceptance_rate")
+
+
+class Decision(NamedTuple):
+    """One decision over `k` candidates."""
+
+    gamma: int
+    """The chosen speculation length, in tokens."""
+    expected_tokens: FloatArray
+    """float32 `[k]`: rate · candidate + 1, tokens per step, before the division by `step_cost`."""
+    predicted_acceptance_rate: FloatArray
+    """float32 `[k]`, clipped to [0, 1]."""
+
+
+class BatchDecision(NamedTuple):
+    """`batch` decisions over the same `k` candidates."""
+
+    gamma: NDArray[np.int64]
+    """int64 `[batch]`, tokens."""
+    expected_tokens: FloatArray
+    """float32 `[batch, k]`, tokens per step."""
+    predicted_acceptance_rate: FloatArray
+    """float32 `[batch, k]`, clipped to [0, 1]."""
+
+
+class GammaSelector:
+    """Chooses gamma by the rule of SpecKV (Shukla 2026, algorithm 1): first argmax of (rate · gamma + 1) / step_cost.
+
+    The whole decision is one call of the ONNX graph. One selector may be shared by threads.
+
+    Args:
+        package: folder of a predictor package; the shipped one by default.
+        providers: "cpu", "cuda", or "auto". "auto" is the CPU: a single decision is faster there than a launch on
+            the device (`python -m runtime latency` measures both).
+
+    Raises:
+        SpeckvError: if the package or the provider cannot be had.
+    """
+
+    def __init__(self, package: Path | str | None = None, providers: str = "auto") -> None:
+        if providers not in ("auto", *PROVIDERS):
+            raise SpeckvError(f"providers is {providers!r}: it must be 'auto', 'cpu' or 'cuda'")
+        folder = package_folder() if package is None else Path(package)
+        self.provider = "cpu" if providers == "auto" else providers
+        self._session = open_session(folder / DECISION_FILE, self.provider)
+        self._lock = threading.Lock()
+        self._bindings: dict[int, _Binding] = {}
+
+    def __repr__(self) -> str:
+        return f"GammaSelector(provider={self.provider!r})"
+
+    def select(
+        self,
+        signals: Sequence[float],
+        compression: str | int,
+        candidates: Sequence[int] | None = None,
+        step_cost: Sequence[float] | None = None,
+    ) -> Decision:
+        """Decide once.
+
+        Args:
+            signals: the four of `runtime.Signals`, in that order; entropies in bits.
+            compression: the target's precision, "fp16", "int8" or "nf4", or its code 0, 1 or 2.
+            candidates: speculation lengths in tokens to choose from; the published 2, 4, 6, 8 by default.
+            step_cost: cost of a step with each candidate, in any unit, > 0; ones (the published rule) by default.
+
+        Raises:
+            SpeckvError: naming the argument that is wrong.
+        """
+        try:
+            check_signals(*signals)
+        except TypeError:
+            raise SpeckvError(f"signals is {signals!r}: it must be the four numbers {', '.join(SIGNALS)}") from None
+        code = compression_code(compression)
+        lengths = PUBLISHED_CANDIDATES if candidates is None else candidates
+        if candidates is not None or step_cost is not None:
+            check_candidates(np.asarray(lengths), step_cost)
+        with self._lock:
+            binding = self._bindings.get(len(lengths)) or self._bind(len(lengths))
+            binding.signals[0] = signals
+            binding.comp_enc[0] = code
+            binding.candidates[:] = lengths
+            binding.step_cost[:] = 1.0 if step_cost is None else step_cost
+            return binding.decide(self._session)
+
+    def select_batch(
+        self,
+        signals: ArrayLike,
+        compression: str | int | ArrayLike,
+        candidates: Sequence[int] | None = None,
+        step_cost: Sequence[float] | None = None,
+    ) -> BatchDecision:
+        """Decide for a batch: `signals` is `[batch, 4]`, `compression` one value for all or `[batch]` codes.
+
+        Raises:
+            SpeckvError: naming the row and the signal that is wrong.
+        """
+        rows = _float32("signals", signals)
+        if rows.ndim != 2 or rows.shape[1] != len(SIGNALS):
+            raise SpeckvError(f"signals has shape {rows.shape}: it must be [batch, {len(SIGNALS)}]")
+        _check_rows(rows)
+        lengths = np.asarray(PUBLISHED_CANDIDATES if candidates is None else candidates)
+        check_candidates(lengths, step_cost)
+        feeds = {
+            "signals": rows,
+            "comp_enc": _codes(compression, len(rows)),
+            "candidates": lengths.astype(np.int64),
+            "step_cost": np.ones(len(lengths), np.float32) if step_cost is None else _float32("step_cost", step_cost),
+        }
+        return BatchDecision(*self._session.run(OUTPUTS, feeds))
+
+    def _bind(self, k: int) -> _Binding:
+        self._bindings[k] = _Binding(self._session, k, self.provider)
+        return self._bindings[k]
+
+
+class _Binding:
+    """Preallocated input and output buffers of one decision over `k` candidates.
+
+    On the CPU the graph reads and writes these numpy arrays in place, so a call allocates nothing inside onnxruntime.
+    """
+
+    def __init__(self, session: Any, k: int, provider: str) -> None:
+        self.signals = np.zeros((1, len(SIGNALS)), np.float32)
+        self.comp_enc = np.zeros(1, np.int64)
+        self.candidates = np.zeros(k, np.int64)
+        self.step_cost = np.ones(k, np.float32)
+        self.gamma = np.zeros(1, np.int64)
+        self.expected_tokens = np.zeros((1, k), np.float32)
+        self.rate = np.zeros((1, k), np.float32)
+        self.io: Any = None
+        if provider == "cpu":
+            self.io = session.io_binding()
+            wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
+            for name, array in zip(INPUTS, self._inputs(), strict=True):
+                self.io.bind_ortvalue_input(name, wrap(array))
+            for name, buffer in zip(OUTPUTS, self._outputs(), strict=True):
+                self.io.bind_ortvalue_output(name, wrap(buffer))
+
+    def _inputs(self) -> tuple[NDArray[Any], ...]:
+        return self.signals, self.comp_enc, self.candidates, self.step_cost
+
+    def _outputs(self) -> tuple[NDArray[Any], ...]:
+        return self.gamma, self.expected_tokens, self.rate
+
+    def decide(self, session: Any) -> Decision:
+        if self.io is None:
+            gamma, expected, rate = session.run(OUTPUTS, dict(zip(INPUTS, self._inputs(), strict=True)))
+            return Decision(int(gamma[0]), expected[0], rate[0])
+        session.run_with_iobinding(self.io)
+        # Copies: the next call writes into these buffers.
+        return Decision(int(self.gamma[0]), self.expected_tokens[0].copy(), self.rate[0].copy())
+
+
+def compression_code(compression: str | int) -> int:
+    """Return `comp_enc` for a target precision ("fp16", "int8", "nf4") or a code (0, 1, 2).
+
+    Raises:
+        SpeckvError: for anything else.
+    """
+    code = COMPRESSION_CODES.get(compression) if isinstance(compression, str) else compression
+    if code is None or isinstance(code, bool) or code not in COMPRESSION_CODES.values():
+        raise SpeckvError(f"compression is {compression!r}: it must be fp16, int8 or nf4 (0, 1, 2)")
+    return int(code)
+
+
+def check_candidates(candidates: NDArray[Any], step_cost: Sequence[float] | None) -> None:
+    """Refuse candidates that are not lengths, and step costs that are not one positive number a candidate.
+
+    Raises:
+        SpeckvError: naming the argument.
+    """
+    if candidates.ndim != 1 or not len(candidates) or candidates.dtype.kind not in "iu" or (candidates < 0).any():
+        raise SpeckvError(f"candidates is {candidates.tolist()}: it must be one or more whole numbers of tokens, >= 0")
+    if step_cost is not None:
+        costs = _float32("step_cost", step_cost)
+        if costs.shape != candidates.shape or not np.isfinite(costs).all() or (costs <= 0).any():
+            raise SpeckvError(
+                f"step_cost is {costs.tolist()}: it must be one positive number for each of {len(candidates)} lengths"
+            )
+
+
+def _check_rows(rows: FloatArray) -> None:
+    good = (rows >= 0) & (rows <= np.asarray(UPPER_BOUNDS, np.float32))  # NaN compares false
+    if not good.all():
+        row = int(np.argmin(good.all(axis=1)))
+        try:
+            check_signals(*rows[row].tolist())
+        except SpeckvError as error:
+            raise SpeckvError(f"signals row {row}: {error}") from None
+
+
+def _codes(compression: str | int | ArrayLike, batch: int) -> NDArray[np.int64]:
+    if isinstance(compression, str | int):
+        return np.full(batch, compression_code(compression), np.int64)
+    codes = np.asarray(compression)
+    if codes.shape != (batch,):
+        raise SpeckvError(f"compression has shape {codes.shape}: it must be one value, or one for each of {batch} rows")
+    if codes.dtype.kind not in "iu":
+        return np.asarray([compression_code(code) for code in codes.tolist()], np.int64)
+    known = np.isin(codes, list(COMPRESSION_CODES.values()))
+    if not known.all():
+        raise SpeckvError(f"compression row {int(np.argmin(known))}: {codes[~known][0]} is none of 0, 1, 2")
+    return codes.astype(np.int64)
+
+
+def _float32(name: str, values: ArrayLike) -> FloatArray:
+    try:
+        return np.ascontiguousarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise SpeckvError(f"{name} cannot be read as numbers: {error}") from None

@@ -1,0 +1,1 @@
+"""The lossless draft/target loop: propose → verify → accept → commit, one file a phase."""

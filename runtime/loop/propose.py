@@ -1,0 +1,60 @@
+"""Phase 1, propose: the draft writes tokens until the policy has enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from runtime.loop.sampling import Sampling, draw
+from runtime.loop.scorer import Scorer
+from runtime.policies.policy import Drafted, Policy, TokenSignals
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What the draft proposes for one step."""
+
+    tokens: Tensor
+    """int64 `[gamma]`."""
+    q: Tensor | None
+    """float32 `[gamma, V]`, the distributions the tokens were drawn from; None when greedy."""
+    drafted: Drafted
+
+
+def propose(
+    draft: Scorer, pending: Tensor, policy: Policy, limit: int, sampling: Sampling, generator: torch.Generator
+) -> Proposal:
+    """Draft up to `limit` tokens after `pending` (int64 `[n]`, committed tokens the draft has not seen)."""
+    drafted = Drafted()
+    tokens: list[Tensor] = []
+    q: list[Tensor] = []
+    while (goal := min(policy.gamma(drafted), limit)) > drafted.count:
+        signals = []
+        for _ in range(goal - drafted.count):
+            logits = draft.score(pending, keep=1)
+            if sampling.greedy:
+                token = logits[0].argmax()
+            else:
+                q.append(sampling.probabilities(logits))
+                token = draw(q[-1][0], torch.rand((), generator=generator, dtype=torch.float64).to(draft.device))
+            signals.append(token_signals(logits))
+            tokens.append(token)
+            pending = token[None]
+        # One transfer to the host for all the tokens that the policy asked for at once.
+        drafted.tokens += [TokenSignals(*row) for row in torch.cat(signals).tolist()]
+    proposed = torch.stack(tokens) if tokens else pending.new_empty(0)
+    return Proposal(proposed, torch.cat(q) if q else None, drafted)
+
+
+def token_signals(logits: Tensor) -> Tensor:
+    """Return float32 `[n, 3]` from logits `[n, V]`: entropy in bits, top-1 and top-2 probability.
+
+    Of the draft's plain softmax, before temperature and truncation, as in the published step records.
+    """
+    log_p = torch.log_softmax(logits, dim=-1)
+    p = log_p.exp()
+    # A masked token (log p = -inf) adds nothing; rounding may not take the entropy below 0.
+    entropy = torch.special.entr(p).sum(-1, keepdim=True).clamp_min(0) / torch.log(torch.tensor(2.0))
+    return torch.cat([entropy, p.topk(2, dim=-1).values.clamp_max(1)], dim=-1)

@@ -1,0 +1,65 @@
+"""From logits to the distribution that tokens are drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+from runtime.errors import SpeckvError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits; temperature 0 is greedy.
+
+    Args:
+        temperature: ≥ 0.
+        top_k: keep the k likeliest tokens; 0 keeps all.
+        top_p: keep the smallest set of tokens whose probability reaches p, in (0, 1].
+
+    Raises:
+        SpeckvError: for a value out of its range.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise SpeckvError(f"temperature is {self.temperature}: it must be a number >= 0 (0 is greedy)")
+        if self.top_k < 0:
+            raise SpeckvError(f"top_k is {self.top_k}: it must be >= 0 (0 keeps all tokens)")
+        if not 0 < self.top_p <= 1:
+            raise SpeckvError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Return float32 `[n, V]` probabilities from logits `[n, V]`, with transformers' own warpers in its order."""
+        warpers = LogitsProcessorList()
+        if self.temperature != 1:
+            warpers.append(TemperatureLogitsWarper(float(self.temperature)))
+        if self.top_k:
+            warpers.append(TopKLogitsWarper(self.top_k))
+        if self.top_p < 1:
+            warpers.append(TopPLogitsWarper(self.top_p))
+        return torch.softmax(warpers(None, logits), dim=-1)
+
+
+def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
+    """Draw a token, int64 `[]`, from float `[V]` weights (need not sum to 1) with a uniform, float64 `[]` in [0, 1).
+
+    By inverse transform. The running sum is float64: over 50,000 tokens, float32 loses the tail.
+    """
+    cumulative = probabilities.double().cumsum(-1)
+    # right=True skips tokens of probability 0 when the uniform falls on their (empty) interval.
+    token = torch.searchsorted(cumulative, uniform.double() * cumulative[-1], right=True)
+    last_possible = torch.searchsorted(cumulative, cumulative[-1])
+    return torch.minimum(token, last_possible)

@@ -1,0 +1,66 @@
+"""A language model with its KV cache: the loop's only view of the draft and of the target."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+
+class Scorer(Protocol):
+    """Scores tokens after those it has already seen."""
+
+    length: int
+    """Tokens in the cache."""
+    device: torch.device
+
+    def score(self, tokens: Tensor, keep: int) -> Tensor:
+        """Append `tokens` (int64 `[n]`, n ≥ 1) and return the logits, float32 `[keep, V]`, after the last `keep`."""
+        ...
+
+    def rollback(self, length: int) -> None:
+        """Forget every token after the first `length`."""
+        ...
+
+
+class CachedModel:
+    """A transformers causal language model as a `Scorer`, batch 1.
+
+    Args:
+        model: in evaluation mode.
+        vocabulary: width V of the logits; the model's own by default. Models of one tokenizer may pad their
+            vocabularies differently: a draft's logits are cut or filled up (with −inf) to the target's width.
+    """
+
+    def __init__(self, model: PreTrainedModel, vocabulary: int | None = None) -> None:
+        self.model = model
+        self.vocabulary = vocabulary or model.config.get_text_config().vocab_size
+        self.device = model.get_input_embeddings().weight.device
+        self.length = 0
+        # Without the config every layer keeps all its positions, so that sliding-window models can roll back too.
+        self._cache = DynamicCache()
+
+    @torch.inference_mode()
+    def score(self, tokens: Tensor, keep: int) -> Tensor:
+        """Append `tokens` (int64 `[n]`) and return the logits, float32 `[keep, V]`, after the last `keep` of them."""
+        positions = torch.arange(self.length, self.length + len(tokens), device=self.device)
+        output = self.model(
+            input_ids=tokens[None],
+            position_ids=positions[None],
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        self.length += len(tokens)
+        logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
+        missing = self.vocabulary - logits.shape[-1]
+        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing else logits
+
+    def rollback(self, length: int) -> None:
+        """Forget every token after the first `length`."""
+        if length < self.length:
+            # Negative means "remove this many" in every supported release of transformers.
+            self._cache.crop(length - self.length)
+            self.length = length

@@ -1,0 +1,55 @@
+"""Loading the draft, and checking that it speaks the target's vocabulary."""
+
+from __future__ import annotations
+
+from transformers import PreTrainedModel
+
+from runtime.errors import SpeckvError
+from runtime.pair.early_exit import early_exit
+from runtime.pair.target import Target, load_model, load_tokenizer
+
+EARLY_EXIT = "early-exit"
+EARLY_EXIT_SHARE = 3
+"""An early-exit draft takes one in this many of the target's layers unless told otherwise."""
+
+
+def load_draft(name: str | None, target: Target) -> PreTrainedModel:
+    """Load a draft for `target`, on its device.
+
+    Args:
+        name: Hub id or folder, or `early-exit[:LAYERS]`, the target's own first layers (the default).
+        target: the loaded target.
+
+    Raises:
+        SpeckvError: if there is no such model or its vocabulary is not the target's.
+    """
+    kind, _, layers = (name or EARLY_EXIT).partition(":")
+    if kind == EARLY_EXIT:
+        if layers and not layers.isdecimal():
+            raise SpeckvError(f"draft '{name}': write {EARLY_EXIT}:LAYERS with a number of layers")
+        depth = target.model.config.get_text_config().num_hidden_layers
+        return early_exit(target.model, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
+    assert name is not None
+    check_vocabulary(name, target)
+    device = target.model.get_input_embeddings().weight.device.type
+    return load_model(name, "fp16" if device == "cuda" else "fp32", device)
+
+
+def check_vocabulary(name: str, target: Target) -> None:
+    """Refuse a draft whose token ids do not mean what the target's mean.
+
+    Raises:
+        SpeckvError: naming the first difference.
+    """
+    ours, theirs = target.tokenizer.get_vocab(), load_tokenizer(name).get_vocab()
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        difference = f"{len(theirs)} tokens against {len(ours)}"
+    else:
+        token = next(token for token in ours if theirs.get(token) != ours[token])
+        difference = f"token {token!r} is {theirs.get(token)} against {ours[token]}"
+    raise SpeckvError(
+        f"draft '{name}' and target '{target.name}' have different vocabularies ({difference}): "
+        "speculative decoding needs one tokenizer for both"
+    )

@@ -1,0 +1,229 @@
+"""A drafter package put onto a loaded target: read, checked, dequantised, with the target's own embedding and head.
+
+A drafter is a few decoder layers and a final norm. Embedding and head are the target's own modules, so that the package
+stays small and both models always speak of the same tokens.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from runtime.contract import CONFIG_FILE, MANIFEST_FILE
+from runtime.errors import SpeckvError
+
+FORMAT_VERSION = 1
+WEIGHTS_FILE = "drafter.safetensors"
+SCALE_SUFFIX = ".scale"
+SAMPLE_KEY = "target.embedding_sample"
+SAMPLE_SIDE = 16
+"""Rows and columns of the embedding kept as part of the fingerprint."""
+SAMPLE_TOLERANCE = 0.05
+"""Relative L2 distance allowed between the stored sample and the target's. Half precision moves it by less than 0.004
+and an 8-bit file of the same weights by about 0.01; unrelated weights differ by more than 1."""
+
+ARCHITECTURE_FIELDS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+)
+
+
+def load_drafter(folder: Path, target: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Return the drafter in `folder` as a model of the target's class, sharing the target's embedding and head.
+
+    Its own weights are dequantised to `dtype` (default: that of the target's embedding) on the embedding's device.
+
+    Raises:
+        SpeckvError: if a file is missing or damaged, or the drafter was made for another target.
+    """
+    check_files(folder)
+    config = _read_config(folder)
+    stored = load_file(folder / WEIGHTS_FILE)
+    check_target(config["target"]["architecture"], stored.pop(SAMPLE_KEY), target, folder)
+    embedding = _embedding_weight(target)
+    drafter = build_drafter(target, config["source_layers"], dtype or embedding.dtype)
+    _load_weights(drafter, dequantise(stored), folder)
+    return drafter.eval()
+
+
+def build_drafter(target: PreTrainedModel, source_layers: list[int], dtype: torch.dtype) -> PreTrainedModel:
+    """Return a model of the target's class with one fresh decoder layer per source layer and the target's ends.
+
+    The layers' weights are uninitialised in meaning; the caller copies or loads them.
+
+    Raises:
+        SpeckvError: if the target is not a plain decoder (`model.layers`, `model.norm`).
+    """
+    own_parts(target)
+    config = copy.deepcopy(target.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[layer] for layer in source_layers]
+    config.num_hidden_layers = len(source_layers)
+    drafter = type(target)._from_config(config, dtype=dtype, attn_implementation=target.config._attn_implementation)
+    drafter = drafter.to(_embedding_weight(target).device)
+    drafter.set_input_embeddings(target.get_input_embeddings())
+    drafter.set_output_embeddings(target.get_output_embeddings())
+    return drafter  # type: ignore[no-any-return]
+
+
+def own_parts(model: PreTrainedModel) -> nn.ModuleDict:
+    """Return what a drafter owns, as a module: `layers` and the final `norm`.
+
+    Raises:
+        SpeckvError: if the model has no such parts.
+    """
+    decoder = model.base_model
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not hasattr(decoder, "norm"):
+        raise SpeckvError(
+            f"{type(model).__name__} has no `layers` and `norm` in its decoder: a drafter needs a Llama-like target"
+        )
+    return nn.ModuleDict({"layers": decoder.layers, "norm": decoder.norm})
+
+
+def architecture(target: PreTrainedModel) -> dict[str, Any]:
+    """Return the configuration values that a drafter's weights depend on; the same for every precision of a target."""
+    return {field: getattr(target.config, field, None) for field in ARCHITECTURE_FIELDS}
+
+
+def embedding_sample(target: PreTrainedModel) -> Tensor:
+    """Return float16 `[16, 16]`: embedding values at evenly spread rows (tokens) and columns.
+
+    With `architecture` it is the target's fingerprint. A hash of the weights would differ between float32, float16 and
+    bfloat16 copies of one target; these few values, compared with a tolerance, do not.
+    """
+    weight = _embedding_weight(target)
+    rows, columns = (torch.linspace(0, size - 1, SAMPLE_SIDE).long().to(weight.device) for size in weight.shape)
+    return weight.detach()[rows][:, columns].to("cpu", torch.float16)
+
+
+def check_target(expected: dict[str, Any], sample: Tensor, target: PreTrainedModel, folder: Path) -> None:
+    """Refuse a target that is not the one the drafter was distilled from.
+
+    Raises:
+        SpeckvError: naming the first field that differs.
+    """
+    actual = architecture(target)
+    for field in ARCHITECTURE_FIELDS:
+        if actual[field] != expected.get(field):
+            raise SpeckvError(
+                f"drafter {folder} was made for a target with {field} {expected.get(field)}, this one has "
+                f"{actual[field]}: distil one with `python -m export drafter --target ...`"
+            )
+    wanted = sample.float()
+    distance = float((embedding_sample(target).float() - wanted).norm() / wanted.norm().clamp_min(1e-12))
+    if not distance <= SAMPLE_TOLERANCE:
+        raise SpeckvError(
+            f"drafter {folder} was made for other weights of this architecture (embedding differs by {distance:.2f}): "
+            "distil one with `python -m export drafter --target ...`"
+        )
+
+
+def check_files(folder: Path) -> None:
+    """Compare every file of the package with the sha256 in its manifest.
+
+    Raises:
+        SpeckvError: naming the file that is missing or differs.
+    """
+    manifest = _read_json(folder / MANIFEST_FILE)
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not {CONFIG_FILE, WEIGHTS_FILE} <= files.keys():
+        raise SpeckvError(f"{folder / MANIFEST_FILE} does not list {CONFIG_FILE} and {WEIGHTS_FILE}: fetch it again")
+    for name, digest in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise SpeckvError(f"drafter file {path} is missing: fetch the package again")
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            raise SpeckvError(f"drafter file {path} differs from its sha256 in {MANIFEST_FILE}: fetch the package again")
+
+
+def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the stored form: matrices as int8 with a float16 scale per output row, vectors as float16.
+
+    Symmetric absmax rounding: scale = max|row| / 127, stored value = round(row / scale).
+    """
+    stored: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        value = weight.detach().to("cpu", torch.float32)
+        if value.dim() != 2:
+            stored[name] = value.half()
+            continue
+        # The smallest float16 keeps an all-zero row finite.
+        scale = (value.abs().amax(1, keepdim=True) / 127).half().clamp_min(2**-24)
+        stored[name] = (value / scale.float()).round().clamp(-127, 127).to(torch.int8).contiguous()
+        stored[name + SCALE_SUFFIX] = scale.squeeze(1)
+    return stored
+
+
+def dequantise(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return float32 weights from the stored form of `quantise`."""
+    weights: dict[str, Tensor] = {}
+    for name, value in stored.items():
+        if name.endswith(SCALE_SUFFIX):
+            continue
+        weights[name] = value.float()
+        if name + SCALE_SUFFIX in stored:
+            weights[name] *= stored[name + SCALE_SUFFIX].float().unsqueeze(1)
+    return weights
+
+
+def _load_weights(drafter: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+    own = own_parts(drafter)
+    wanted = own.state_dict()
+    for name in sorted(wanted.keys() | weights.keys()):
+        if name not in weights or name not in wanted:
+            fault = "lacks" if name in wanted else "has an unknown"
+            raise SpeckvError(f"{folder / WEIGHTS_FILE} {fault} tensor {name}: fetch the package again")
+        if weights[name].shape != wanted[name].shape:
+            raise SpeckvError(
+                f"{folder / WEIGHTS_FILE}: {name} has shape {list(weights[name].shape)}, the target asks for "
+                f"{list(wanted[name].shape)}: fetch the package again"
+            )
+    own.load_state_dict(weights)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG_FILE
+    config = _read_json(path)
+    if config.get("format_version") != FORMAT_VERSION:
+        raise SpeckvError(
+            f"{path}: format_version {config.get('format_version')}, this release reads {FORMAT_VERSION}: update speckv"
+        )
+    layers, target = config.get("source_layers"), config.get("target")
+    if not isinstance(layers, list) or not layers or not all(isinstance(layer, int) for layer in layers):
+        raise SpeckvError(f"{path}: source_layers is not a list of layer numbers: fetch the package again")
+    if not isinstance(target, dict) or not isinstance(target.get("architecture"), dict):
+        raise SpeckvError(f"{path}: target.architecture is missing: fetch the package again")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpeckvError(f"no drafter file {path}: give a folder made by `python -m export drafter`") from None
+    except (OSError, ValueError) as error:
+        raise SpeckvError(f"drafter file {path} cannot be read ({error}): fetch the package again") from None
+    if not isinstance(value, dict):
+        raise SpeckvError(f"drafter file {path} is not a JSON object: fetch the package again")
+    return value
+
+
+def _embedding_weight(model: PreTrainedModel) -> Tensor:
+    return model.get_input_embeddings().weight  # type: ignore[no-any-return]

@@ -1,0 +1,158 @@
+"""Loading the target in the precision that was asked for."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from runtime.contract import COMPRESSION_CODES
+from runtime.errors import SpeckvError
+from runtime.pair.embedded import embedded_target
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = (*DTYPES, "int8", "nf4")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A loaded target."""
+
+    name: str
+    """Hub id or folder."""
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def precision(self) -> str:
+        """One of `PRECISIONS`, read off the loaded weights."""
+        return precision_of(self.model)
+
+    @property
+    def compression(self) -> str:
+        """What the selector is told: "int8" or "nf4" as loaded; every uncompressed precision counts as "fp16"."""
+        return self.precision if self.precision in COMPRESSION_CODES else "fp16"
+
+    @property
+    def eos(self) -> frozenset[int]:
+        """The token ids that end a text."""
+        ids = self.model.generation_config.eos_token_id if self.model.generation_config else None
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt, as a user's turn where the tokenizer has a chat template."""
+        if self.tokenizer.chat_template:
+            turn = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        return list(self.tokenizer(prompt).input_ids)
+
+
+def load_target(name: str | None = None, precision: str | None = None, device: str | None = None) -> Target:
+    """Load a target for inference.
+
+    Args:
+        name: Hub id or folder; the embedded SmolLM2-135M-Instruct by default.
+        precision: one of `PRECISIONS`; fp16 on CUDA and fp32 on the CPU by default. int8 and nf4 are bitsandbytes'
+            LLM.int8 and NF4, as in the published system.
+        device: "cpu" or "cuda"; CUDA where there is one by default.
+
+    Raises:
+        SpeckvError: if the combination cannot work here (checked before anything is downloaded), or there is no such
+            model.
+    """
+    device = resolve_device(device)
+    precision = precision or ("fp16" if device == "cuda" else "fp32")
+    _check_precision(precision)
+    name = name or embedded_target()
+    tokenizer = load_tokenizer(name)
+    model = load_model(name, precision, device)
+    return Target(name, model, tokenizer)
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a Hub id or folder.
+
+    Raises:
+        SpeckvError: if there is none.
+    """
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loadable("tokenizer", name, error) from error
+    return tokenizer
+
+
+def load_model(name: str, precision: str, device: str) -> PreTrainedModel:
+    """Load a causal language model of a Hub id or folder, in evaluation mode.
+
+    Raises:
+        SpeckvError: if there is none, or it does not fit into the device's memory.
+    """
+    quantization = _quantization(precision)
+    dtype = DTYPES.get(precision, torch.float16 if device == "cuda" else torch.float32)
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, device_map=device, quantization_config=quantization
+        )
+    except torch.cuda.OutOfMemoryError as error:
+        raise SpeckvError(f"model '{name}' does not fit into the memory of {device}: try a lower precision") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise _not_loadable("model", name, error) from error
+    return model.eval()
+
+
+def resolve_device(device: str | None) -> str:
+    """Return "cuda" or "cpu"; CUDA where there is one by default.
+
+    Raises:
+        SpeckvError: if CUDA was asked for and there is none.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SpeckvError(f"device 'cuda' was asked for, but torch {torch.__version__} finds no CUDA device: use cpu")
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def precision_of(model: PreTrainedModel) -> str:
+    """Return the precision that a model was really loaded in, one of `PRECISIONS`.
+
+    Raises:
+        SpeckvError: if it is another.
+    """
+    if getattr(model, "is_loaded_in_8bit", False):
+        return "int8"
+    if getattr(model, "is_loaded_in_4bit", False) and model.config.quantization_config.bnb_4bit_quant_type == "nf4":
+        return "nf4"
+    for precision, dtype in DTYPES.items():
+        if model.dtype == dtype and getattr(model, "hf_quantizer", None) is None:
+            return precision
+    raise SpeckvError(f"the model is loaded in none of {', '.join(PRECISIONS)}: load it in one of these")
+
+
+def _quantization(precision: str) -> BitsAndBytesConfig | None:
+    if precision == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if precision == "nf4":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float16)
+    return None
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in PRECISIONS:
+        raise SpeckvError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    if precision in ("int8", "nf4") and importlib.util.find_spec("bitsandbytes") is None:
+        raise SpeckvError(f"precision {precision} needs bitsandbytes: `pip install speckv[loop]`, or use fp16 or fp32")
+
+
+def _not_loadable(what: str, name: str, error: Exception) -> SpeckvError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return SpeckvError(f"no {what} can be loaded from '{name}': {reason}")

@@ -1,0 +1,64 @@
+"""Prompts to run a pair on: the default set written for this project, or the user's own JSONL file."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import SpeckvError
+
+TASKS = ("code", "math", "chat", "summarization")
+"""The tasks of the default set, as in the published step records."""
+
+DEFAULT_PROMPTS = Path(__file__).resolve().parent / "data" / "prompts.jsonl"
+
+_TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One user message: its place in the file (from 0), its task, its text."""
+
+    index: int
+    task: str
+    text: str
+
+
+def read_prompts(path: Path | None = None) -> list[Prompt]:
+    """Read JSONL lines `{"task": ..., "prompt": ...}`; without a path, the default set. Empty lines are skipped.
+
+    Raises:
+        SpeckvError: naming the file, the line (from 1) and the field at fault.
+    """
+    path = path or DEFAULT_PROMPTS
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpeckvError(f"cannot read prompts from {path} ({error}): give a JSONL file in UTF-8") from None
+    prompts: list[Prompt] = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            prompts.append(_parse(line, len(prompts), f"{path}, line {number}"))
+    if not prompts:
+        raise SpeckvError(f'{path} holds no prompts: write lines {{"task": "chat", "prompt": "..."}}')
+    return prompts
+
+
+def _parse(line: str, index: int, place: str) -> Prompt:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise SpeckvError(f"{place}: not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise SpeckvError(f'{place}: not an object {{"task": ..., "prompt": ...}}')
+    unknown = sorted(record.keys() - {"task", "prompt"})
+    if unknown:
+        raise SpeckvError(f"{place}: unknown field '{unknown[0]}', only 'task' and 'prompt' are read")
+    for field in ("task", "prompt"):
+        if not isinstance(record.get(field), str) or not record[field].strip():
+            raise SpeckvError(f"{place}: field '{field}' must be a non-empty text")
+    if not _TASK_NAME.fullmatch(record["task"]):
+        raise SpeckvError(f"{place}: field 'task' may hold letters, digits, '_' and '-' only, not '{record['task']}'")
+    return Prompt(index, record["task"], record["prompt"])
