@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ class GammaSelector:
         self._session = open_session(folder / DECISION_FILE, self.provider)
         self._lock = threading.Lock()
         self._bindings: dict[int, _Binding] = {}
+        self._published = _Binding(self._session, len(PUBLISHED_CANDIDATES), self.provider)
+        self._published.candidates[:] = PUBLISHED_CANDIDATES
 
     def __repr__(self) -> str:
         return f"GammaSelector(provider={self.provider!r})"
@@ -92,16 +95,16 @@ class GammaSelector:
         except TypeError:
             raise SpeckvError(f"signals is {signals!r}: it must be the four numbers {', '.join(SIGNALS)}") from None
         code = compression_code(compression)
+        if candidates is None and step_cost is None:
+            with self._lock:
+                return self._published.decide(signals, code)
         lengths = PUBLISHED_CANDIDATES if candidates is None else candidates
-        if candidates is not None or step_cost is not None:
-            check_candidates(np.asarray(lengths), step_cost)
+        check_candidates(np.asarray(lengths), step_cost)
         with self._lock:
             binding = self._bindings.get(len(lengths)) or self._bind(len(lengths))
-            binding.signals[0] = signals
-            binding.comp_enc[0] = code
             binding.candidates[:] = lengths
             binding.step_cost[:] = 1.0 if step_cost is None else step_cost
-            return binding.decide(self._session)
+            return binding.decide(signals, code)
 
     def select_batch(
         self,
@@ -137,39 +140,46 @@ class GammaSelector:
 class _Binding:
     """Preallocated input and output buffers of one decision over `k` candidates.
 
-    On the CPU the graph reads and writes these numpy arrays in place, so a call allocates nothing inside onnxruntime.
+    On the CPU the graph reads and writes these numpy arrays in place, so a call allocates nothing but its answer.
     """
 
+    _pack = struct.Struct("4f").pack_into
+
     def __init__(self, session: Any, k: int, provider: str) -> None:
+        self._session = session
         self.signals = np.zeros((1, len(SIGNALS)), np.float32)
+        self._signals_buffer = self.signals.data
         self.comp_enc = np.zeros(1, np.int64)
         self.candidates = np.zeros(k, np.int64)
         self.step_cost = np.ones(k, np.float32)
-        self.gamma = np.zeros(1, np.int64)
-        self.expected_tokens = np.zeros((1, k), np.float32)
-        self.rate = np.zeros((1, k), np.float32)
-        self.io: Any = None
+        self._inputs = dict(zip(INPUTS, (self.signals, self.comp_enc, self.candidates, self.step_cost), strict=True))
+        self._gamma = np.zeros(1, np.int64)
+        self._expected_tokens = np.zeros((1, k), np.float32)
+        self._rate = np.zeros((1, k), np.float32)
+        self._io: Any = None
         if provider == "cpu":
-            self.io = session.io_binding()
-            wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
-            for name, array in zip(INPUTS, self._inputs(), strict=True):
-                self.io.bind_ortvalue_input(name, wrap(array))
-            for name, buffer in zip(OUTPUTS, self._outputs(), strict=True):
-                self.io.bind_ortvalue_output(name, wrap(buffer))
+            self._bind_in_place()
 
-    def _inputs(self) -> tuple[NDArray[Any], ...]:
-        return self.signals, self.comp_enc, self.candidates, self.step_cost
+    def _bind_in_place(self) -> None:
+        onnxruntime = import_onnxruntime()
+        self._io = self._session.io_binding()
+        # Made once: without it onnxruntime builds default options at every call, for a microsecond.
+        self._options = onnxruntime.RunOptions()
+        wrap = onnxruntime.OrtValue.ortvalue_from_numpy
+        for name, array in self._inputs.items():
+            self._io.bind_ortvalue_input(name, wrap(array))
+        for name, buffer in zip(OUTPUTS, (self._gamma, self._expected_tokens, self._rate), strict=True):
+            self._io.bind_ortvalue_output(name, wrap(buffer))
 
-    def _outputs(self) -> tuple[NDArray[Any], ...]:
-        return self.gamma, self.expected_tokens, self.rate
-
-    def decide(self, session: Any) -> Decision:
-        if self.io is None:
-            gamma, expected, rate = session.run(OUTPUTS, dict(zip(INPUTS, self._inputs(), strict=True)))
+    def decide(self, signals: Sequence[float], code: int) -> Decision:
+        self._pack(self._signals_buffer, 0, *signals)
+        self.comp_enc[0] = code
+        if self._io is None:
+            gamma, expected, rate = self._session.run(OUTPUTS, self._inputs)
             return Decision(int(gamma[0]), expected[0], rate[0])
-        session.run_with_iobinding(self.io)
+        self._session.run_with_iobinding(self._io, self._options)
         # Copies: the next call writes into these buffers.
-        return Decision(int(self.gamma[0]), self.expected_tokens[0].copy(), self.rate[0].copy())
+        return Decision(int(self._gamma[0]), self._expected_tokens.copy()[0], self._rate.copy()[0])
 
 
 def compression_code(compression: str | int) -> int:

@@ -36,7 +36,8 @@ class CachedModel:
 
     def __init__(self, model: PreTrainedModel, vocabulary: int | None = None) -> None:
         self.model = model
-        self.vocabulary = vocabulary or model.config.get_text_config().vocab_size
+        self._known = model.config.get_text_config().vocab_size
+        self.vocabulary = vocabulary or self._known
         self.device = model.get_input_embeddings().weight.device
         self.length = 0
         # Without the config every layer keeps all its positions, so that sliding-window models can roll back too.
@@ -46,8 +47,9 @@ class CachedModel:
     def score(self, tokens: Tensor, keep: int) -> Tensor:
         """Append `tokens` (int64 `[n]`) and return the logits, float32 `[keep, V]`, after the last `keep` of them."""
         positions = torch.arange(self.length, self.length + len(tokens), device=self.device)
+        # A padding id of the target's that a narrower draft does not know may be any token to it.
         output = self.model(
-            input_ids=tokens[None],
+            input_ids=tokens.clamp_max(self._known - 1)[None],
             position_ids=positions[None],
             past_key_values=self._cache,
             use_cache=True,
@@ -55,8 +57,8 @@ class CachedModel:
         )
         self.length += len(tokens)
         logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
-        missing = self.vocabulary - logits.shape[-1]
-        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing else logits
+        missing = self.vocabulary - self._known
+        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing > 0 else logits
 
     def rollback(self, length: int) -> None:
         """Forget every token after the first `length`."""

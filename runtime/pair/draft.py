@@ -31,8 +31,8 @@ def load_draft(name: str | None, target: Target) -> PreTrainedModel:
         return early_exit(target.model, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
     assert name is not None
     check_vocabulary(name, target)
-    device = target.model.get_input_embeddings().weight.device.type
-    return load_model(name, "fp16" if device == "cuda" else "fp32", device)
+    device = target.model.get_input_embeddings().weight.device
+    return load_model(name, "fp16" if device.type == "cuda" else "fp32", str(device))
 
 
 def check_vocabulary(name: str, target: Target) -> None:

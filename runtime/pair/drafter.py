@@ -80,7 +80,7 @@ def build_drafter(target: PreTrainedModel, source_layers: list[int], dtype: torc
     drafter = drafter.to(_embedding_weight(target).device)
     drafter.set_input_embeddings(target.get_input_embeddings())
     drafter.set_output_embeddings(target.get_output_embeddings())
-    return drafter  # type: ignore[no-any-return]
+    return drafter
 
 
 def own_parts(model: PreTrainedModel) -> nn.ModuleDict:
@@ -150,7 +150,9 @@ def check_files(folder: Path) -> None:
         if not path.is_file():
             raise SpeckvError(f"drafter file {path} is missing: fetch the package again")
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise SpeckvError(f"drafter file {path} differs from its sha256 in {MANIFEST_FILE}: fetch the package again")
+            raise SpeckvError(
+                f"drafter file {path} differs from its sha256 in {MANIFEST_FILE}: fetch the package again"
+            )
 
 
 def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:

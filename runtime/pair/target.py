@@ -16,7 +16,7 @@ from transformers import (
 
 from runtime.contract import COMPRESSION_CODES
 from runtime.errors import SpeckvError
-from runtime.pair.embedded import embedded_target
+from runtime.pair.embedded import HUB_ID, embedded_target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*DTYPES, "int8", "nf4")
@@ -27,7 +27,7 @@ class Target:
     """A loaded target."""
 
     name: str
-    """Hub id or folder."""
+    """Hub id or folder; the Hub id for the embedded target."""
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
@@ -39,7 +39,7 @@ class Target:
     @property
     def compression(self) -> str:
         """What the selector is told: "int8" or "nf4" as loaded; every uncompressed precision counts as "fp16"."""
-        return self.precision if self.precision in COMPRESSION_CODES else "fp16"
+        return compression_of(self.precision)
 
     @property
     def eos(self) -> frozenset[int]:
@@ -64,19 +64,19 @@ def load_target(name: str | None = None, precision: str | None = None, device: s
         name: Hub id or folder; the embedded SmolLM2-135M-Instruct by default.
         precision: one of `PRECISIONS`; fp16 on CUDA and fp32 on the CPU by default. int8 and nf4 are bitsandbytes'
             LLM.int8 and NF4, as in the published system.
-        device: "cpu" or "cuda"; CUDA where there is one by default.
+        device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
 
     Raises:
         SpeckvError: if the combination cannot work here (checked before anything is downloaded), or there is no such
             model.
     """
     device = resolve_device(device)
-    precision = precision or ("fp16" if device == "cuda" else "fp32")
-    _check_precision(precision)
-    name = name or embedded_target()
-    tokenizer = load_tokenizer(name)
-    model = load_model(name, precision, device)
-    return Target(name, model, tokenizer)
+    precision = precision or ("fp16" if device.startswith("cuda") else "fp32")
+    check_precision(precision)
+    source = name or embedded_target()
+    tokenizer = load_tokenizer(source)
+    model = load_model(source, precision, device)
+    return Target(name or HUB_ID, model, tokenizer)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -99,7 +99,7 @@ def load_model(name: str, precision: str, device: str) -> PreTrainedModel:
         SpeckvError: if there is none, or it does not fit into the device's memory.
     """
     quantization = _quantization(precision)
-    dtype = DTYPES.get(precision, torch.float16 if device == "cuda" else torch.float32)
+    dtype = DTYPES.get(precision, torch.float16 if device.startswith("cuda") else torch.float32)
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, device_map=device, quantization_config=quantization
@@ -112,14 +112,21 @@ def load_model(name: str, precision: str, device: str) -> PreTrainedModel:
 
 
 def resolve_device(device: str | None) -> str:
-    """Return "cuda" or "cpu"; CUDA where there is one by default.
+    """Return the device to use, "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
 
     Raises:
         SpeckvError: if CUDA was asked for and there is none.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SpeckvError(f"device 'cuda' was asked for, but torch {torch.__version__} finds no CUDA device: use cpu")
+    if device and device.startswith("cuda") and not torch.cuda.is_available():
+        raise SpeckvError(
+            f"device '{device}' was asked for, but torch {torch.__version__} finds no CUDA device: use cpu"
+        )
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compression_of(precision: str) -> str:
+    """Return what the selector is told of a precision: int8 and nf4 as they are, every other one is "fp16"."""
+    return precision if precision in COMPRESSION_CODES else "fp16"
 
 
 def precision_of(model: PreTrainedModel) -> str:
@@ -146,7 +153,12 @@ def _quantization(precision: str) -> BitsAndBytesConfig | None:
     return None
 
 
-def _check_precision(precision: str) -> None:
+def check_precision(precision: str) -> None:
+    """Refuse a precision that is unknown or cannot be loaded here, before anything is downloaded.
+
+    Raises:
+        SpeckvError: saying which.
+    """
     if precision not in PRECISIONS:
         raise SpeckvError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
     if precision in ("int8", "nf4") and importlib.util.find_spec("bitsandbytes") is None:

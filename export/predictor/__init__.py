@@ -1,0 +1,1 @@
+"""Export of the SpecKV-MLP16 predictor: records -> fit -> weights -> ONNX graphs -> verified package."""

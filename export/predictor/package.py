@@ -1,0 +1,119 @@
+"""The package folder: what may be replaced, and replacing it in one step."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from runtime.contract import (
+    CONFIG_FILE,
+    DECISION_FILE,
+    MANIFEST_FILE,
+    PICKLE_FILE,
+    PREDICTOR_FILE,
+    WEIGHTS_FILE,
+)
+from runtime.errors import SpeckvError
+
+REQUIREMENTS_FILE = "requirements.txt"
+CARD_FILE = "README.md"
+LICENSE_FILE = "LICENSE"
+FILES = (PICKLE_FILE, WEIGHTS_FILE, PREDICTOR_FILE, DECISION_FILE, CONFIG_FILE, REQUIREMENTS_FILE, CARD_FILE,
+         LICENSE_FILE, MANIFEST_FILE)  # fmt: skip
+"""Everything a package folder holds."""
+
+LEFTOVER_SECONDS = 3600.0
+"""A temporary folder older than this belongs to an export that was killed."""
+
+
+def check_destination(folder: Path) -> None:
+    """Raise SpeckvError unless `folder` is absent, empty, or a predictor package and nothing else."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SpeckvError(f"{folder} is a file: give --output a folder")
+    names = sorted(entry.name for entry in folder.iterdir())
+    foreign = [name for name in names if name not in FILES]
+    if foreign:
+        raise SpeckvError(
+            f"{folder} holds '{foreign[0]}', which is not part of a predictor package: give another folder"
+        )
+    if names and PICKLE_FILE not in names and not _is_package(folder):
+        raise SpeckvError(f"{folder} holds '{names[0]}' but is not a predictor package: give another folder")
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on failure it goes.
+
+    Whoever looks at `folder` sees the old package whole or the new one whole, whenever the process ends.
+
+    Raises:
+        SpeckvError: if a folder cannot be made or renamed there.
+    """
+    staging = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _recover(folder)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        yield staging
+        _swap(staging, folder)
+    except OSError as error:
+        raise SpeckvError(f"cannot write {folder}: {error.strerror or error}; the old package is untouched") from None
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _is_package(folder: Path) -> bool:
+    try:
+        return "speckv_format" in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _swap(staging: Path, folder: Path) -> None:
+    if not folder.exists():
+        staging.rename(folder)
+    elif not _exchange(staging, folder):
+        # Without an exchange call there is an instant between two renames; `_recover` repairs a process killed in it.
+        previous = _previous(folder)
+        folder.rename(previous)
+        try:
+            staging.rename(folder)
+        except BaseException:
+            previous.rename(folder)
+            raise
+        shutil.rmtree(previous)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one system call (Linux `renameat2`); False where that is not to be had."""
+    if sys.platform != "linux":
+        return False
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    working_directory, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    paths = working_directory, os.fsencode(first), working_directory, os.fsencode(second)
+    return call is not None and not call(*paths, exchange)
+
+
+def _previous(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.previous")
+
+
+def _recover(folder: Path) -> None:
+    """Undo or finish what a killed export left behind."""
+    previous = _previous(folder)
+    if previous.exists() and not folder.exists():
+        previous.rename(folder)
+    shutil.rmtree(previous, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*.new"):
+        if time.time() - leftover.stat().st_mtime > LEFTOVER_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)

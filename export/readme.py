@@ -1,0 +1,109 @@
+"""`python -m export readme`: the README's headline and tables, written from measured results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtime.artifacts import package_folder
+from runtime.contract import CONFIG_FILE
+from runtime.errors import SpeckvError
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+RESULTS = ROOT / "results"
+MARKER = re.compile(r"(<!-- made by `python -m export readme`: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Rewrite the marked parts of README.md in place."""
+    parser = argparse.ArgumentParser(
+        prog="python -m export readme",
+        description="Write the README's tables from results/ and models/.",
+        epilog="example:\n  python -m export readme",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.parse_args(argv)
+    before = README.read_text(encoding="utf-8")
+    after = fill(before)
+    README.write_text(after, encoding="utf-8")
+    print("README.md is up to date" if after == before else "README.md rewritten")
+    return 0
+
+
+def fill(text: str) -> str:
+    """Return `text` with every marked part made anew.
+
+    Raises:
+        SpeckvError: for a marker without a table, or a results file that is missing.
+    """
+
+    def part(match: re.Match[str]) -> str:
+        name = match[2]
+        if name not in PARTS:
+            raise SpeckvError(f"README.md asks for the part '{name}': there are {', '.join(PARTS)}")
+        return f"{match[1]}{PARTS[name]()}\n{match[3]}"
+
+    return MARKER.sub(part, text)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, the first column left and the others right aligned."""
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "--:|" * (len(header) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def result(name: str) -> dict[str, Any]:
+    """Read `results/NAME.json`.
+
+    Raises:
+        SpeckvError: if it is missing.
+    """
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise SpeckvError(f"{path} is missing: results/README.md has the command that makes it")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def headline() -> str:
+    """The one sentence with a number."""
+    timings = {timing["name"]: timing["median"] for timing in result("latency")["decision_us"]}
+    graph, loop = timings["decision graph"], timings["sklearn, 4 x predict"]
+    return (
+        f"**The portable controller of speculation length for speculative decoding: one decision in {graph:.0f} µs, "
+        f"{loop / graph:.0f} times faster than the published scikit-learn loop and equal to it.**"
+    )
+
+
+def latency() -> str:
+    """One decision, side by side."""
+    measured = result("latency")
+    timings = measured["decision_us"]
+    slowest = timings[0]["median"]
+    rows = [
+        (t["name"], f"{t['median']:.1f}", f"{t['low']:.1f} – {t['high']:.1f}", f"{slowest / t['median']:.1f}×")
+        for t in timings
+    ]
+    process, machine = measured["process"], measured["machine"]
+    return (
+        f"One decision on one thread of {machine['processor']} (`python -m runtime latency`, onnxruntime "
+        f"{machine['onnxruntime']}):\n\n"
+        + table(("", "median, µs", "10th – 90th percentile", "faster"), rows)
+        + f"\n\nA fresh process makes its first decision after {process['seconds']:.2f} s and peaks at "
+        f"{process['peak_megabytes']:.0f} MB."
+    )
+
+
+def predictor() -> str:
+    """How well the shipped predictor predicts, and what the published evaluation makes of it."""
+    config = json.loads((package_folder() / CONFIG_FILE).read_text(encoding="utf-8"))
+    return json.dumps(config["performance"])
+
+
+PARTS: dict[str, Callable[[], str]] = {"headline": headline, "latency": latency, "predictor": predictor}

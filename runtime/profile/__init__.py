@@ -1,0 +1,1 @@
+"""Measuring a user's own pair: traces, step records and step times."""

@@ -1,0 +1,147 @@
+"""Profiling a pair: for each precision, trace every prompt; then records, traces and step times from the parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import accelerate
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from runtime.pair.draft import load_draft
+from runtime.pair.target import Target, compression_of, load_target
+from runtime.profile.records import Row, step_records, to_csv
+from runtime.profile.step_times import DRAFT_WIDTHS, TARGET_WIDTHS, measure_step_times
+from runtime.profile.store import RECORDS, STEP_TIMES, Store, digest, npz
+from runtime.profile.trace import greedy_outputs, trace
+from runtime.prompts import Prompt
+
+PROMPTS_PER_PART = 8
+"""Prompts decoded in one batch and finished together. Fixed, so that no batch depends on the number of workers."""
+KINDS = ("rollouts", "verified", "tokens")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to profile."""
+
+    draft: str | None
+    target: str | None
+    precisions: tuple[str, ...]
+    gammas: tuple[int, ...]
+    prompts: tuple[Prompt, ...]
+    max_new_tokens: int
+    device: str
+    output: Path
+
+    @property
+    def parts(self) -> list[tuple[Prompt, ...]]:
+        """The prompts in the batches that are finished together."""
+        return [self.prompts[i : i + PROMPTS_PER_PART] for i in range(0, len(self.prompts), PROMPTS_PER_PART)]
+
+
+def profile(plan: Plan, progress: Callable[[str, int, int], None]) -> None:
+    """Profile into `plan.output`, continuing what is there. Several processes of one host share the parts.
+
+    Args:
+        plan: what to profile.
+        progress: told (precision, prompts done by this process, prompts of this process).
+
+    Raises:
+        SpeckvError: if the output folder cannot be continued, or a model cannot be loaded.
+    """
+    workers = accelerate.PartialState(cpu=plan.device == "cpu")
+    store = Store(plan.output)
+    for precision in plan.precisions:
+        target = load_target(plan.target, precision, _own_device(plan, workers))
+        draft = load_draft(plan.draft, target)
+        if workers.is_main_process:
+            store.begin(_settings(plan, draft, target))
+            _measure_times(store, draft, target)
+        workers.wait_for_everyone()
+        _trace_parts(plan, store, draft, target, workers, progress)
+        workers.wait_for_everyone()
+        del draft, target  # before the next precision is loaded
+    if workers.is_main_process:
+        _merge(plan, store)
+    workers.wait_for_everyone()
+
+
+def _trace_parts(
+    plan: Plan,
+    store: Store,
+    draft: PreTrainedModel,
+    target: Target,
+    workers: accelerate.PartialState,
+    progress: Callable[[str, int, int], None],
+) -> None:
+    own = range(workers.process_index, len(plan.parts), workers.num_processes)
+    total, done = sum(len(plan.parts[number]) for number in own), 0
+    for number in own:
+        progress(target.precision, done, total)
+        part = plan.parts[number]
+        if not store.part(target.precision, number).exists():
+            encoded = [target.encode(prompt.text) for prompt in part]
+            outputs = greedy_outputs(target.model, encoded, plan.max_new_tokens, target.eos)
+            arrays = {}
+            for prompt, ids, output in zip(part, encoded, outputs, strict=True):
+                traced = trace(draft, target.model, ids, output)
+                for kind in KINDS:
+                    arrays[f"{prompt.index}_{prompt.task}.{kind}"] = getattr(traced, kind)
+            store.write_part(target.precision, number, arrays)
+        done += len(part)
+    progress(target.precision, done, total)
+
+
+def _measure_times(store: Store, draft: PreTrainedModel, target: Target) -> None:
+    times = store.read_json(STEP_TIMES) if (store.folder / STEP_TIMES).exists() else {}
+    if "draft" not in times:
+        times["draft"] = measure_step_times(draft, DRAFT_WIDTHS)
+    if target.precision not in times:
+        times[target.precision] = measure_step_times(target.model, TARGET_WIDTHS)
+    store.write_json(STEP_TIMES, times)
+
+
+def _merge(plan: Plan, store: Store) -> None:
+    """Write the final files from the parts: `PRECISION.npz`, `PRECISION_verified.npz`, `records.csv`."""
+    rows: list[Row] = []
+    for precision in plan.precisions:
+        arrays = dict(store.read_parts(precision, len(plan.parts)))
+        for kind, name in zip(KINDS, (precision, f"{precision}_verified", f"{precision}_tokens"), strict=True):
+            keyed = {key.removesuffix(f".{kind}"): a for key, a in arrays.items() if key.endswith(f".{kind}")}
+            store.write(f"{name}.npz", npz(keyed))
+            if kind == "rollouts":
+                rows += (row for gamma in plan.gammas for row in _rows(keyed, compression_of(precision), gamma))
+    store.write(RECORDS, to_csv(rows).encode())
+
+
+def _rows(traces: dict[str, NDArray[np.float16]], compression: str, gamma: int) -> Iterator[Row]:
+    for key, rollouts in traces.items():
+        yield from step_records(rollouts, compression, key.partition("_")[2], gamma)
+
+
+def _settings(plan: Plan, draft: PreTrainedModel, target: Target) -> dict[str, object]:
+    """What two runs must share to be continued; written as the manifest."""
+    return {
+        "target": target.name,
+        "target_revision": getattr(target.model.config, "_commit_hash", None),
+        "draft": plan.draft or "default",
+        "draft_revision": getattr(draft.config, "_commit_hash", None),
+        "precisions": list(plan.precisions),
+        "gammas": list(plan.gammas),
+        "prompts": len(plan.prompts),
+        "prompts_sha256": digest(f"{prompt.task}\n{prompt.text}" for prompt in plan.prompts),
+        "max_new_tokens": plan.max_new_tokens,
+        "seed": None,  # greedy decoding draws nothing
+        "device": torch.cuda.get_device_name() if plan.device == "cuda" else "cpu",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+
+
+def _own_device(plan: Plan, workers: accelerate.PartialState) -> str:
+    return f"cuda:{workers.local_process_index}" if plan.device == "cuda" else "cpu"

@@ -1,0 +1,122 @@
+"""The profile's folder: finished parts as files of their own, merged into the final files at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runtime.errors import SpeckvError
+
+MANIFEST = "manifest.json"
+STEP_TIMES = "step_times_ms.json"
+RECORDS = "records.csv"
+FORMAT_VERSION = 1
+
+
+class Store:
+    """An output folder that can be continued.
+
+    A part is the traces of a few prompts in one precision; it appears under its name only when it is whole, so an
+    interruption loses at most the part under way.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def begin(self, settings: Mapping[str, Any]) -> None:
+        """Write the manifest, or check that the folder was begun with the same settings.
+
+        Raises:
+            SpeckvError: if the folder holds something else, or a profile with other settings.
+        """
+        path = self.folder / MANIFEST
+        wanted = json.loads(json.dumps({"format_version": FORMAT_VERSION, **settings}))
+        if not path.exists():
+            if self.folder.exists() and any(self.folder.iterdir()):
+                raise SpeckvError(f"{self.folder} is not empty and holds no profile: give another --output")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write(MANIFEST, _json(wanted))
+            return
+        begun = self.read_json(MANIFEST)
+        for key in sorted(begun.keys() | wanted.keys()):
+            if begun.get(key) != wanted.get(key):
+                raise SpeckvError(
+                    f"{path} was begun with {key} {json.dumps(begun.get(key))}, not {json.dumps(wanted.get(key))}: "
+                    "give another --output, or the same settings to continue it"
+                )
+
+    def part(self, precision: str, number: int) -> Path:
+        """Return the file of one part."""
+        return self.folder / "parts" / precision / f"{number:04d}.npz"
+
+    def write_part(self, precision: str, number: int, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Write a finished part."""
+        path = self.part(precision, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.write(path.relative_to(self.folder), npz(arrays))
+
+    def read_parts(self, precision: str, parts: int) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the named arrays of all parts of a precision, in order."""
+        for number in range(parts):
+            with np.load(self.part(precision, number), allow_pickle=False) as arrays:
+                yield from ((name, arrays[name]) for name in arrays.files)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read one of the folder's JSON files.
+
+        Raises:
+            SpeckvError: if it is damaged.
+        """
+        try:
+            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise SpeckvError(
+                f"{self.folder / name} is damaged ({error}): remove it, or give another --output"
+            ) from None
+        if not isinstance(content, dict):
+            raise SpeckvError(f"{self.folder / name} is not a JSON object: remove it, or give another --output")
+        return content
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one of the folder's JSON files."""
+        self.write(name, _json(content))
+
+    def write(self, name: str | Path, data: bytes) -> None:
+        """Write a file so that it is whole or not there."""
+        path = self.folder / name
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            unfinished.write_bytes(data)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+
+def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """Return an npz file of the arrays, compressed; the same arrays give the same bytes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.lib.format.write_array(content, np.ascontiguousarray(array), allow_pickle=False)
+            # A ZipInfo without a date: numpy's own writer takes the clock's in some releases.
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), content.getvalue(), zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def digest(texts: Iterable[str]) -> str:
+    """Return the sha256 of a sequence of texts."""
+    return hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

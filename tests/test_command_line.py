@@ -1,0 +1,103 @@
+"""The command line as a user meets it: output, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from runtime.__main__ import main
+from runtime.decision import latency
+
+SIGNALS = ["--signals", "0.9", "0.82", "1.7", "0.55"]
+
+
+def run(arguments: Sequence[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as end:  # argparse leaves this way
+        return int(end.code or 0)
+
+
+def test_select_prints_the_decision_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["select", *SIGNALS, "--compression", "nf4", "--json"]) == 0
+    decision = json.loads(capsys.readouterr().out)
+    assert decision["gamma"] in decision["candidates"] == [2, 4, 6, 8]
+    tokens = decision["expected_tokens"]
+    assert decision["gamma"] == decision["candidates"][tokens.index(max(tokens))]
+
+
+def test_select_prints_a_table_with_the_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["select", *SIGNALS, "--candidates", "3", "5", "--step-cost", "1", "100"]) == 0
+    output = capsys.readouterr().out
+    assert "gamma = 3" in output
+    assert next(line for line in output.splitlines() if "chosen" in line).split()[1] == "3"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["select"],
+        ["select", *SIGNALS, "--unknown"],
+        ["select", *SIGNALS, "--comp", "nf4"],  # no abbreviations: a later option could change their meaning
+        ["select", "--signals", "0.9", "0.8", "1.7"],
+        ["select", "--signals", "nan", "0.8", "1.7", "0.5"],
+        ["select", "--signals", "0.9", "1.8", "1.7", "0.5"],
+        ["select", *SIGNALS, "--compression", "int4"],
+        ["select", *SIGNALS, "--candidates", "-1"],
+        ["select", *SIGNALS, "--candidates", "2", "--step-cost", "1", "2"],
+        ["select", *SIGNALS, "--provider", "cuda"],
+        ["latency", "--rounds", "0"],
+        ["generate"],
+        ["generate", "  "],
+        ["generate", "hello", "--policy", "magic"],
+        ["generate", "hello", "--policy", "fixed:-1"],
+        ["generate", "hello", "--max-new-tokens", "0"],
+        ["generate", "hello", "--temperature", "-1"],
+        ["generate", "hello", "--top-p", "0"],
+        ["generate", "hello", "--target-precision", "int3"],
+        ["generate", "hello", "--target", "no/such/folder"],
+    ],
+)
+def test_bad_input_exits_2_with_one_line_and_no_traceback(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    lines = [line for line in captured.err.splitlines() if line and not line.startswith((" ", "usage"))]
+    assert len(lines) == 1, captured.err
+
+
+@pytest.mark.parametrize("command", ["select", "latency", "generate"])
+def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([command, "--help"]) == 0
+    assert f"python -m runtime {command}" in capsys.readouterr().out
+
+
+def test_latency_times_every_way_of_the_same_decision(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["latency", "--rounds", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = [timing["name"] for timing in result["decision_us"]]
+    assert names[:5] == [
+        "sklearn, 4 x predict",
+        "numpy weights",
+        "onnxruntime, 4 calls",
+        "onnxruntime, 1 batched call",
+        "decision graph",
+    ]
+    assert all(0 < timing["low"] <= timing["median"] <= timing["high"] for timing in result["decision_us"])
+    assert result["process"]["peak_megabytes"] > 0
+
+
+def test_latency_refuses_ways_that_disagree(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(latency, "_numpy", lambda _: lambda _: 3)
+    assert run(["latency", "--rounds", "3"]) == 2
+    assert "numpy weights chose 3" in capsys.readouterr().err
