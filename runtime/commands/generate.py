@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import time
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
     parser.add_argument("--target-precision", metavar="P", help="fp32, bf16, fp16, int8 or nf4")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
+    spread = parser.add_mutually_exclusive_group()
+    spread.add_argument("--device-map", choices=("auto",), help="spread the target's layers over all GPUs")
+    spread.add_argument("--tensor-parallel", action="store_true", help="split every layer; run under torchrun")
     parser.add_argument("--policy", default="speckv", metavar="POLICY", help=f"{NAMES} (default: speckv)")
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=128, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (the default) is greedy")
@@ -57,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
     from runtime.pair.target import load_target
 
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    target = load_target(options.target, options.target_precision, options.device)
+    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
+    target = load_target(options.target, options.target_precision, options.device, placement)
     draft = load_draft(options.draft, target)
     vocabulary = target.model.config.get_text_config().vocab_size
     prompt = target.encode(options.prompt)
@@ -73,13 +78,17 @@ def run(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     steps: list[Step] = []
-    printer = None if options.json else TextStreamer(target.tokenizer, skip_special_tokens=True)
+    # Under torchrun every process runs the same loop on its share of the target; the first one speaks.
+    speaks = os.environ.get("RANK", "0") == "0"
+    printer = None if options.json or not speaks else TextStreamer(target.tokenizer, skip_special_tokens=True)
     for step in stream:
         steps.append(step)
         if printer:
             printer.put(torch.tensor(step.tokens))
     if printer:
         printer.end()
+    if not speaks:
+        return 0
     statistics = summarise(steps, time.perf_counter() - start)
     if options.json:
         tokens = [token for step in steps for token in step.tokens]

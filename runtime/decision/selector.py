@@ -63,10 +63,10 @@ class GammaSelector:
             raise SpeckvError(f"providers is {providers!r}: it must be 'auto', 'cpu' or 'cuda'")
         folder = package_folder() if package is None else Path(package)
         self.provider = "cpu" if providers == "auto" else providers
-        self._session = open_session(folder / DECISION_FILE, self.provider)
+        self.session = open_session(folder / DECISION_FILE, self.provider)
         self._lock = threading.Lock()
         self._bindings: dict[int, _Binding] = {}
-        self._published = _Binding(self._session, len(PUBLISHED_CANDIDATES), self.provider)
+        self._published = _Binding(self.session, len(PUBLISHED_CANDIDATES), self.provider)
         self._published.candidates[:] = PUBLISHED_CANDIDATES
 
     def __repr__(self) -> str:
@@ -130,10 +130,10 @@ class GammaSelector:
             "candidates": lengths.astype(np.int64),
             "step_cost": np.ones(len(lengths), np.float32) if step_cost is None else _float32("step_cost", step_cost),
         }
-        return BatchDecision(*self._session.run(OUTPUTS, feeds))
+        return BatchDecision(*self.session.run(OUTPUTS, feeds))
 
     def _bind(self, k: int) -> _Binding:
-        self._bindings[k] = _Binding(self._session, k, self.provider)
+        self._bindings[k] = _Binding(self.session, k, self.provider)
         return self._bindings[k]
 
 

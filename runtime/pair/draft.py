@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from transformers import PreTrainedModel
 
+from runtime.artifacts import package_folder
 from runtime.errors import SpeckvError
+from runtime.pair.drafter import WEIGHTS_FILE, load_drafter
 from runtime.pair.early_exit import early_exit
+from runtime.pair.embedded import HUB_ID
 from runtime.pair.target import Target, load_model, load_tokenizer
 
+EMBEDDED_DRAFTER = "smollm2-drafter"
 EARLY_EXIT = "early-exit"
 EARLY_EXIT_SHARE = 3
 """An early-exit draft takes one in this many of the target's layers unless told otherwise."""
@@ -17,22 +23,34 @@ def load_draft(name: str | None, target: Target) -> PreTrainedModel:
     """Load a draft for `target`, on its device.
 
     Args:
-        name: Hub id or folder, or `early-exit[:LAYERS]`, the target's own first layers (the default).
+        name: Hub id; folder of a model or of a drafter package; or `early-exit[:LAYERS]`, the target's own first
+            layers. By default the drafter that ships for SmolLM2-135M-Instruct.
         target: the loaded target.
 
     Raises:
-        SpeckvError: if there is no such model or its vocabulary is not the target's.
+        SpeckvError: if there is no such model, or it does not fit the target.
     """
-    kind, _, layers = (name or EARLY_EXIT).partition(":")
+    if name is None:
+        if target.name != HUB_ID:
+            raise SpeckvError(
+                f"no draft ships for target '{target.name}': give --draft a model of its tokenizer, or {EARLY_EXIT}"
+            )
+        name = str(package_folder(EMBEDDED_DRAFTER))
+    kind, _, layers = name.partition(":")
     if kind == EARLY_EXIT:
-        if layers and not layers.isdecimal():
-            raise SpeckvError(f"draft '{name}': write {EARLY_EXIT}:LAYERS with a number of layers")
-        depth = target.model.config.get_text_config().num_hidden_layers
-        return early_exit(target.model, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
-    assert name is not None
+        return _early_exit(name, layers, target.model)
+    if (Path(name) / WEIGHTS_FILE).is_file():
+        return load_drafter(Path(name), target.model)
     check_vocabulary(name, target)
     device = target.model.get_input_embeddings().weight.device
     return load_model(name, "fp16" if device.type == "cuda" else "fp32", str(device))
+
+
+def _early_exit(name: str, layers: str, target: PreTrainedModel) -> PreTrainedModel:
+    if layers and not layers.isdecimal():
+        raise SpeckvError(f"draft '{name}': write {EARLY_EXIT}:LAYERS with a number of layers")
+    depth = target.config.get_text_config().num_hidden_layers
+    return early_exit(target, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
 
 
 def check_vocabulary(name: str, target: Target) -> None:

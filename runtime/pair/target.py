@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.distributed import DistributedConfig
 
 from runtime.contract import COMPRESSION_CODES
 from runtime.errors import SpeckvError
@@ -20,6 +22,7 @@ from runtime.pair.embedded import HUB_ID, embedded_target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = (*DTYPES, "int8", "nf4")
+PLACEMENTS = ("one device", "auto", "tensor parallel")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Target:
         return list(self.tokenizer(prompt).input_ids)
 
 
-def load_target(name: str | None = None, precision: str | None = None, device: str | None = None) -> Target:
+def load_target(
+    name: str | None = None, precision: str | None = None, device: str | None = None, placement: str = "one device"
+) -> Target:
     """Load a target for inference.
 
     Args:
@@ -65,6 +70,8 @@ def load_target(name: str | None = None, precision: str | None = None, device: s
         precision: one of `PRECISIONS`; fp16 on CUDA and fp32 on the CPU by default. int8 and nf4 are bitsandbytes'
             LLM.int8 and NF4, as in the published system.
         device: "cpu", "cuda" or "cuda:N"; CUDA where there is one by default.
+        placement: one of `PLACEMENTS`: on one device; "auto", layer by layer over all GPUs (accelerate); or
+            "tensor parallel", every layer split over the processes of `torchrun` (transformers' tp_plan="auto").
 
     Raises:
         SpeckvError: if the combination cannot work here (checked before anything is downloaded), or there is no such
@@ -73,9 +80,10 @@ def load_target(name: str | None = None, precision: str | None = None, device: s
     device = resolve_device(device)
     precision = precision or ("fp16" if device.startswith("cuda") else "fp32")
     check_precision(precision)
+    check_placement(placement, precision)
     source = name or embedded_target()
     tokenizer = load_tokenizer(source)
-    model = load_model(source, precision, device)
+    model = load_model(source, precision, device, placement)
     return Target(name or HUB_ID, model, tokenizer)
 
 
@@ -92,17 +100,17 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(name: str, precision: str, device: str) -> PreTrainedModel:
+def load_model(name: str, precision: str, device: str, placement: str = "one device") -> PreTrainedModel:
     """Load a causal language model of a Hub id or folder, in evaluation mode.
 
     Raises:
         SpeckvError: if there is none, or it does not fit into the device's memory.
     """
     quantization = _quantization(precision)
-    dtype = DTYPES.get(precision, torch.float16 if device.startswith("cuda") else torch.float32)
+    dtype = DTYPES.get(precision, torch.float16)  # what a quantised target keeps in floating point
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, device_map=device, quantization_config=quantization
+            name, dtype=dtype, quantization_config=quantization, **_where(placement, device)
         )
     except torch.cuda.OutOfMemoryError as error:
         raise SpeckvError(f"model '{name}' does not fit into the memory of {device}: try a lower precision") from error
@@ -145,6 +153,12 @@ def precision_of(model: PreTrainedModel) -> str:
     raise SpeckvError(f"the model is loaded in none of {', '.join(PRECISIONS)}: load it in one of these")
 
 
+def _where(placement: str, device: str) -> dict[str, object]:
+    if placement == "tensor parallel":
+        return {"distributed_config": DistributedConfig(tp_plan="auto")}
+    return {"device_map": "auto" if placement == "auto" else device}
+
+
 def _quantization(precision: str) -> BitsAndBytesConfig | None:
     if precision == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -163,6 +177,20 @@ def check_precision(precision: str) -> None:
         raise SpeckvError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
     if precision in ("int8", "nf4") and importlib.util.find_spec("bitsandbytes") is None:
         raise SpeckvError(f"precision {precision} needs bitsandbytes: `pip install speckv[loop]`, or use fp16 or fp32")
+
+
+def check_placement(placement: str, precision: str) -> None:
+    """Refuse a placement that is unknown or cannot work here, before anything is downloaded.
+
+    Raises:
+        SpeckvError: saying why.
+    """
+    if placement not in PLACEMENTS:
+        raise SpeckvError(f"placement '{placement}' is none of {', '.join(PLACEMENTS)}")
+    if placement == "tensor parallel" and "WORLD_SIZE" not in os.environ:
+        raise SpeckvError("tensor parallelism runs one process a GPU: start it with `torchrun --nproc-per-node N -m …`")
+    if placement == "tensor parallel" and precision in ("int8", "nf4"):
+        raise SpeckvError(f"bitsandbytes cannot split {precision} over processes: use fp16, bf16 or --device-map auto")
 
 
 def _not_loadable(what: str, name: str, error: Exception) -> SpeckvError:

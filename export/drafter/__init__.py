@@ -1,0 +1,1 @@
+"""Distillation of a small drafter from a target: prompts, generations, training, package."""

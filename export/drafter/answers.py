@@ -1,0 +1,102 @@
+"""The target's answers to the composed prompts, chunk by chunk, each chunk a file: the work resumes at the next one."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from transformers import PreTrainedModel
+
+from export.drafter.agreement import chat_tokens
+from export.drafter.checkpoint import Stop
+from export.drafter.corpus import Documents, Ints
+from export.drafter.generate import decode
+from export.drafter.prompts import compose
+
+ANSWER_TOKENS = 320
+TEMPERATURES = (0.0, 1.0, 0.7)
+"""One pass over all prompts each, the greedy one first: it is greedy text that a drafter mostly meets."""
+CACHE_SHARE = 0.5
+"""Share of the device's memory for one chunk's key/value cache."""
+STRAGGLERS = 1 / 16
+CPU_SLOTS = 16_384
+MOST_ROWS = 8192
+
+
+def generate_answers(
+    target: PreTrainedModel,
+    tokenizer: Any,
+    folder: Path,
+    count: int,
+    budget: float,
+    seed: int,
+    progress: Progress,
+    stop: Stop,
+) -> Documents:
+    """Return prompts with the target's answers, generating until the budget (seconds, resumed runs counted) is spent.
+
+    At least one chunk is made; three passes over `count` prompts are the most.
+
+    Raises:
+        KeyboardInterrupt: between chunks, after a stop was requested; finished chunks stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    inputs = _prompt_tokens(tokenizer, count, seed)
+    task = progress.add_task("generating", total=budget)
+    chunks: list[Documents] = []
+    spent, tokens = 0.0, 0
+    for number, (temperature, chosen) in enumerate(_chunks(inputs, _slots(target), seed)):
+        path = folder / f"answers-{number:04d}.npz"
+        if not path.exists():
+            if chunks and spent >= budget:
+                break
+            _write_chunk(target, [inputs[i] for i in chosen], temperature, seed + number, path)
+        chunks.append(Documents.load(path))
+        with np.load(path) as arrays:
+            spent += float(arrays["seconds"])
+        tokens += int(chunks[-1].predicted.sum())
+        text = f"generating  {tokens / 1e6:.2f} M tokens  {tokens / max(spent, 1e-9) / 1e3:.0f} k tok/s"
+        progress.update(task, description=text, completed=min(spent, budget))
+        stop.check()
+    return Documents.join(chunks)
+
+
+def _write_chunk(target: PreTrainedModel, inputs: list[list[int]], temperature: float, seed: int, path: Path) -> None:
+    begun = time.monotonic()
+    answers = decode(target, inputs, ANSWER_TOKENS, temperature, seed, STRAGGLERS)
+    sequences = [prompt + answer for prompt, answer in zip(inputs, answers, strict=True)]
+    documents = Documents.of(sequences, [len(prompt) for prompt in inputs])
+    documents.save(path, seconds=time.monotonic() - begun)
+
+
+def _prompt_tokens(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
+    return [chat_tokens(tokenizer, prompt.text) for prompt in compose(count, seed)]
+
+
+def _slots(target: PreTrainedModel) -> int:
+    """Return how many cache slots (rows · width) of this target a chunk may take."""
+    if target.device.type != "cuda":
+        return CPU_SLOTS
+    config = target.config
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    slot_bytes = 2 * config.num_hidden_layers * config.num_key_value_heads * size * target.dtype.itemsize
+    total = torch.cuda.get_device_properties(target.device).total_memory
+    return int(CACHE_SHARE * total / slot_bytes)
+
+
+def _chunks(inputs: list[list[int]], slots: int, seed: int) -> list[tuple[float, Ints]]:
+    """Return temperature and prompt numbers of every chunk: prompts of like length together, chunks in random order."""
+    random = np.random.default_rng(seed)
+    lengths = np.array([len(tokens) for tokens in inputs])
+    order = np.argsort(-lengths, kind="stable")
+    cuts, start = [], 0
+    while start < len(order):
+        width = int(lengths[order[start]]) + ANSWER_TOKENS
+        rows = min(MOST_ROWS, max(1, slots // width))
+        cuts.append(order[start : start + rows])
+        start += rows
+    return [(temperature, cuts[i]) for temperature in TEMPERATURES for i in random.permutation(len(cuts))]

@@ -1,0 +1,77 @@
+"""`python -m runtime precisions`: what compressing the target costs and changes on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+from runtime.commands.arguments import Subparsers, add_command, whole_number
+from runtime.prompts import TASKS, read_prompts
+
+if TYPE_CHECKING:
+    from runtime.profile.precisions import PrecisionRow
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Add the `precisions` command."""
+    parser = add_command(
+        subparsers,
+        "precisions",
+        run,
+        "Compare precisions of a target: weight bytes, step times, agreement with token-by-token greedy, perplexity.",
+        "python -m runtime precisions --precision fp32 int8 nf4 --device cpu",
+    )
+    parser.add_argument("--target", metavar="ID", help="Hub id or folder (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
+    parser.add_argument("--precision", nargs="+", default=["fp16", "int8", "nf4"], metavar="P")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
+    parser.add_argument("--max-new-tokens", type=whole_number(1), default=64, metavar="N", help="of each prompt")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure each precision in turn and print the table."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from runtime.pair.draft import load_draft
+    from runtime.pair.target import check_precision, load_target, resolve_device
+    from runtime.profile.precisions import measure_precision
+
+    for precision in options.precision:
+        check_precision(precision)
+    device = resolve_device(options.device)
+    prompts = [next(prompt for prompt in read_prompts() if prompt.task == task) for task in TASKS]
+    rows = []
+    for precision in track(options.precision, "precisions", console=Console(stderr=True)):
+        target = load_target(options.target, precision, device)
+        rows.append(measure_precision(target, load_draft(options.draft, target), prompts, options.max_new_tokens))
+    if options.json:
+        print(json.dumps({"device": _device_name(device), "rows": [dataclasses.asdict(row) for row in rows]}))
+    else:
+        _print_table(rows, device)
+    return 0
+
+
+def _device_name(device: str) -> str:
+    import torch
+
+    from runtime.commands.latency import processor
+
+    return torch.cuda.get_device_name() if device == "cuda" else processor()
+
+
+def _print_table(rows: list[PrecisionRow], device: str) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"milliseconds of one eager forward at context 300, {_device_name(device)}")
+    widths = [name.removeprefix("eager") for name in rows[0].target_ms]
+    for column in ("precision", "weights, MB", "draft", *(f"q={q}" for q in widths), "agreement", "perplexity"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        times = (f"{ms:.1f}" for ms in row.target_ms.values())
+        quality = f"{row.agreement:.1%}", f"{row.perplexity:.2f}"
+        table.add_row(row.precision, f"{row.weight_bytes / 1e6:.0f}", f"{row.draft_ms:.1f}", *times, *quality)
+    Console().print(table)
