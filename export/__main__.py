@@ -1,10 +1,11 @@
-"""`python -m export` (the predictor package) and `python -m export drafter`."""
+"""`python -m export` (the predictor package), `python -m export drafter` and `python -m export readme`."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
+from export.readme import main as write_readme
 from runtime.errors import SpeckvError
 
 
@@ -12,7 +13,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one export and return the exit code: 0 done, 1 parity failed, 2 bad input, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run_drafter(arguments[1:]) if arguments[:1] == ["drafter"] else _run_predictor(arguments)
+        if arguments[:1] == ["drafter"]:
+            return _run_drafter(arguments[1:])
+        if arguments[:1] == ["readme"]:
+            return write_readme(arguments[1:])
+        return _run_predictor(arguments)
     except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

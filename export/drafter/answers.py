@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ CACHE_SHARE = 0.5
 """Share of the device's memory for one chunk's key/value cache."""
 STRAGGLERS = 1 / 16
 CPU_SLOTS = 16_384
-MOST_ROWS = 8192
+MOST_ROWS = 4096
 
 
 def generate_answers(
@@ -68,6 +69,7 @@ def generate_answers(
 def _write_chunk(target: PreTrainedModel, inputs: list[list[int]], temperature: float, seed: int, path: Path) -> None:
     begun = time.monotonic()
     answers = decode(target, inputs, ANSWER_TOKENS, temperature, seed, STRAGGLERS)
+    gc.collect()  # the cache and its layers refer to each other; without this two chunks would need room at once
     sequences = [prompt + answer for prompt, answer in zip(inputs, answers, strict=True)]
     documents = Documents.of(sequences, [len(prompt) for prompt in inputs])
     documents.save(path, seconds=time.monotonic() - begun)

@@ -161,11 +161,8 @@ class _Binding:
             self._bind_in_place()
 
     def _bind_in_place(self) -> None:
-        onnxruntime = import_onnxruntime()
+        wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
         self._io = self._session.io_binding()
-        # Made once: without it onnxruntime builds default options at every call, for a microsecond.
-        self._options = onnxruntime.RunOptions()
-        wrap = onnxruntime.OrtValue.ortvalue_from_numpy
         for name, array in self._inputs.items():
             self._io.bind_ortvalue_input(name, wrap(array))
         for name, buffer in zip(OUTPUTS, (self._gamma, self._expected_tokens, self._rate), strict=True):
@@ -177,7 +174,7 @@ class _Binding:
         if self._io is None:
             gamma, expected, rate = self._session.run(OUTPUTS, self._inputs)
             return Decision(int(gamma[0]), expected[0], rate[0])
-        self._session.run_with_iobinding(self._io, self._options)
+        self._session.run_with_iobinding(self._io)
         # Copies: the next call writes into these buffers.
         return Decision(int(self._gamma[0]), self._expected_tokens.copy()[0], self._rate.copy()[0])
 
