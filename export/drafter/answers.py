@@ -17,6 +17,7 @@ from export.drafter.checkpoint import Stop
 from export.drafter.corpus import Documents, Ints
 from export.drafter.generate import decode
 from export.drafter.prompts import compose
+from export.drafter.turns import own_turns
 
 ANSWER_TOKENS = 320
 TEMPERATURES = (0.0, 1.0, 0.7)
@@ -38,15 +39,18 @@ def generate_answers(
     progress: Progress,
     stop: Stop,
 ) -> Documents:
-    """Return prompts with the target's answers, generating until the budget (seconds, resumed runs counted) is spent.
+    """Return prompts (`count` composed ones, as many user turns of the target's own) with the target's answers.
 
-    At least one chunk is made; three passes over `count` prompts are the most.
+    Generates until the budget (seconds, resumed runs counted) is spent.
+
+    At least one chunk is made; three passes over the prompts are the most.
 
     Raises:
         KeyboardInterrupt: between chunks, after a stop was requested; finished chunks stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = _prompt_tokens(tokenizer, count, seed)
+    inputs += own_turns(target, tokenizer, folder, count, seed, progress, stop)
     task = progress.add_task("generating", total=budget)
     chunks: list[Documents] = []
     spent, tokens = 0.0, 0

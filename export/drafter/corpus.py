@@ -59,6 +59,10 @@ class Documents:
         lengths = np.array([len(sequence) for sequence in sequences], np.int64)
         return Documents(tokens, lengths, np.array(prompts, np.int64))
 
+    def sequences(self) -> list[list[int]]:
+        """Return the token lists that `of` laid end to end."""
+        return [part.tolist() for part in np.split(self.tokens, np.cumsum(self.lengths)[:-1])] if len(self) else []
+
     @staticmethod
     def join(parts: list[Documents]) -> Documents:
         """Return the documents of all parts, in order."""

@@ -42,7 +42,7 @@ def decode(
     few = int(len(prompts) * stragglers)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     sampler = _Sampler(temperature, torch.Generator(device).manual_seed(seed))
-    ends = torch.tensor(_end_tokens(target), device=device)
+    ends = torch.tensor(end_tokens(target), device=device)
     output = torch.full((len(prompts), max_new_tokens), -1, dtype=torch.long, device=device)
     rows = torch.arange(len(prompts), device=device)  # the prompt number of each row still decoding
     prefix = int(lengths.max())
@@ -225,7 +225,8 @@ def _grouped_attention(target: PreTrainedModel) -> Iterator[None]:
         target.config._attn_implementation = before
 
 
-def _end_tokens(target: PreTrainedModel) -> list[int]:
+def end_tokens(target: PreTrainedModel) -> list[int]:
+    """Return the token ids that end a text of the target."""
     end = target.generation_config.eos_token_id
     if end is None:
         end = target.config.eos_token_id
