@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from runtime.commands import generate, latency, precisions, profile, select
+from runtime.commands import generate, latency, precisions, profile, replay, select
 from runtime.errors import SpeckvError
 
-COMMANDS = (select, latency, generate, profile, precisions)
+COMMANDS = (select, latency, generate, profile, precisions, replay)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from export.drafter.corpus import Collator, Documents
 from export.drafter.generate import decode
+from runtime.pair.target import encode_prompt
 from runtime.prompts import Prompt
 
 HELD_OUT_TOKENS = 128
@@ -25,22 +26,9 @@ class Agreement:
     tokens: int
 
 
-def chat_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a user message as the target's chat template writes it, up to the answer's start.
-
-    A tokenizer without a template gets the plain text.
-    """
-    if tokenizer.chat_template is None:
-        return list(tokenizer(text)["input_ids"])
-    rendered = tokenizer.apply_chat_template(
-        [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-    )
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
-
 def greedy_documents(target: PreTrainedModel, tokenizer: Any, prompts: list[Prompt]) -> Documents:
     """Return the target's greedy answers (128 tokens at most), each behind its prompt."""
-    inputs = [chat_tokens(tokenizer, prompt.text) for prompt in prompts]
+    inputs = [encode_prompt(tokenizer, prompt.text) for prompt in prompts]
     answers = decode(target, inputs, HELD_OUT_TOKENS)
     sequences = [prompt + answer for prompt, answer in zip(inputs, answers, strict=True)]
     return Documents.of(sequences, [len(prompt) for prompt in inputs])

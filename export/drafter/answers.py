@@ -12,12 +12,12 @@ import torch
 from rich.progress import Progress
 from transformers import PreTrainedModel
 
-from export.drafter.agreement import chat_tokens
 from export.drafter.checkpoint import Stop
 from export.drafter.corpus import Documents, Ints
 from export.drafter.generate import decode
 from export.drafter.prompts import compose
 from export.drafter.turns import own_turns
+from runtime.pair.target import encode_prompt
 
 ANSWER_TOKENS = 320
 TEMPERATURES = (0.0, 1.0, 0.7)
@@ -80,7 +80,7 @@ def _write_chunk(target: PreTrainedModel, inputs: list[list[int]], temperature: 
 
 
 def _prompt_tokens(tokenizer: Any, count: int, seed: int) -> list[list[int]]:
-    return [chat_tokens(tokenizer, prompt.text) for prompt in compose(count, seed)]
+    return [encode_prompt(tokenizer, prompt.text) for prompt in compose(count, seed)]
 
 
 def _slots(target: PreTrainedModel) -> int:

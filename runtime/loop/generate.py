@@ -14,7 +14,7 @@ from runtime.loop.propose import Proposal, propose
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import Scorer
 from runtime.loop.verify import verify
-from runtime.policies.policy import Drafted, Policy
+from runtime.policies.policy import Drafted, Outcome, Policy
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,14 @@ def speculate(
     if len(context) > 1:
         target.score(context[:-1], keep=1)
     remaining = max_new_tokens
+    policy.begin()
     while remaining > 0:
         pending = context[draft.length :].to(draft.device)
         # The target adds a token of its own, so drafting the last one would be for nothing.
         proposal = propose(draft, pending, policy, remaining - 1, sampling, generator)
         logits = verify(target, context[-1:], proposal.tokens.to(target.device))
         accepted, own = _accept(logits, proposal, sampling, generator)
+        policy.observe(Outcome(len(proposal.tokens), accepted))
         new = [*proposal.tokens[:accepted].tolist(), own]
         context, kept = commit(context, new, (draft, target), eos)
         remaining -= len(kept)

@@ -52,12 +52,20 @@ class Target:
         return frozenset() if ids is None else frozenset([ids] if isinstance(ids, int) else ids)
 
     def encode(self, prompt: str) -> list[int]:
-        """Return the token ids of a prompt, as a user's turn where the tokenizer has a chat template."""
-        if self.tokenizer.chat_template:
-            turn = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
-            return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        return list(self.tokenizer(prompt).input_ids)
+        """Return the token ids of a prompt; see `encode_prompt`."""
+        return encode_prompt(self.tokenizer, prompt)
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a user's message as the chat template writes it, up to the answer's start.
+
+    A tokenizer without a template gets the plain text.
+    """
+    if tokenizer.chat_template is None:
+        return list(tokenizer(text).input_ids)
+    turn = [{"role": "user", "content": text}]
+    rendered = tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+    return list(tokenizer(rendered, add_special_tokens=False).input_ids)
 
 
 def load_target(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from runtime.policies.policy import Drafted
+from runtime.policies.policy import Drafted, Memoryless
 
 
-class Fixed:
+class Fixed(Memoryless):
     """Always drafts `length` tokens; `Fixed(0)` is plain decoding."""
 
     def __init__(self, length: int) -> None:

@@ -39,14 +39,27 @@ class Drafted:
         )
 
 
+class Outcome(NamedTuple):
+    """What the verification of one step said."""
+
+    gamma: int
+    """Tokens drafted; less than the policy asked for where the text's end was near."""
+    accepted: int
+    """Drafted tokens that stand, in [0, gamma]."""
+
+
 class Policy(Protocol):
-    """Chooses how far a step drafts.
+    """Chooses how far a step drafts; learns from what became of it.
 
     Losslessness (Leviathan 2023) asks that every token drawn is verified. A policy cannot break this: it only says
     how long the draft becomes, and what is drafted is always verified.
     """
 
     name: str
+
+    def begin(self) -> None:
+        """Start a new text: forget what belongs to the last one."""
+        ...
 
     def gamma(self, drafted: Drafted) -> int:
         """Return the length, in tokens, to draft up to before asking again.
@@ -55,3 +68,38 @@ class Policy(Protocol):
         `drafted.count` ends the drafting. 0 at the start means a plain decoding step.
         """
         ...
+
+    def observe(self, outcome: Outcome) -> None:
+        """Learn from a step that has been verified."""
+        ...
+
+
+class Memoryless:
+    """Base of policies that carry nothing from one step to the next."""
+
+    def begin(self) -> None:
+        """Nothing to forget."""
+
+    def observe(self, outcome: Outcome) -> None:
+        """Nothing to learn."""
+
+
+class StopRule(Memoryless):
+    """Base of rules that draft token by token and may stop after each.
+
+    The draft's distribution at a place is known only when its token has been drawn, and a drawn token must be
+    verified. So where a source's rule tests a token before drafting it, here that token is still verified.
+    """
+
+    longest: int
+    """Tokens drafted at most in a step."""
+
+    def gamma(self, drafted: Drafted) -> int:
+        """Draft one more token unless the rule says stop."""
+        if drafted.count and self.stops(drafted):
+            return drafted.count
+        return min(drafted.count + 1, self.longest)
+
+    def stops(self, drafted: Drafted) -> bool:
+        """Return whether to stop after these tokens, at least one."""
+        raise NotImplementedError

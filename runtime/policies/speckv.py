@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 from runtime.contract import PUBLISHED_CANDIDATES
 from runtime.decision.selector import GammaSelector
-from runtime.policies.policy import Drafted
+from runtime.policies.policy import Drafted, Memoryless
 
 
-class SpecKV:
+class SpecKV(Memoryless):
     """SpecKV (Shukla 2026, algorithm 1): the gamma with the most expected tokens per step.
 
     The published evaluation feeds the signals of the very tokens whose number is being chosen; a live loop has only
-    those drafted so far. So it drafts the smallest candidate, asks, and goes on to the chosen length.
+    those drafted so far. So it drafts the smallest candidate, asks once, and goes on to the chosen length.
     """
 
     def __init__(

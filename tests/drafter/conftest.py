@@ -11,9 +11,6 @@ from export.drafter.corpus import Documents
 
 VOCABULARY = 96
 
-# Tiny matrices: threads only wait for each other, above all on a busy machine.
-torch.set_num_threads(1)
-
 
 def tiny_target(seed: int = 0, **changes: int) -> PreTrainedModel:
     sizes = {

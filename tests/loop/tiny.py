@@ -8,12 +8,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 VOCABULARY = 61
 
 
-def tiny_model(seed: int, layers: int = 3, vocabulary: int = VOCABULARY) -> LlamaForCausalLM:
+def tiny_model(seed: int, layers: int = 3, vocabulary: int = VOCABULARY, hidden: int = 32) -> LlamaForCausalLM:
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,

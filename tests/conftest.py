@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+# One thread: the models are tiny, and on a busy machine the threads of a pool only wait for each other. Set before
+# torch is imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tokenizers import Tokenizer
@@ -13,13 +18,13 @@ from tests.loop.tiny import VOCABULARY, tiny_model
 
 @pytest.fixture(scope="session")
 def target_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model with a tokenizer whose words are `w0` … `w60`, as an ordinary model folder."""
+    """A tiny random three-layer model with a tokenizer whose words are `w0` … `w60`, as an ordinary model folder."""
     folder = tmp_path_factory.mktemp("target")
     words = {f"w{i}": i for i in range(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="w0").save_pretrained(folder)
-    tiny_model(seed=1).save_pretrained(folder)
+    tiny_model(seed=1, hidden=64).save_pretrained(folder)  # NF4 on the CPU packs rows of at least 64
     return folder
 
 

@@ -1,0 +1,88 @@
+"""Measured step times, as the policies that weigh tokens against time and the replay need them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from runtime.errors import SpeckvError
+
+BACKENDS = ("eager", "graph", "compiled")
+
+
+class StepTimes:
+    """Milliseconds of one forward, linear between the measured numbers of tokens and flat outside them.
+
+    Args:
+        draft: tokens in the call → milliseconds, of the draft.
+        target: tokens in the call → milliseconds, of the target.
+    """
+
+    WIDEST = 64
+    """Tokens of the widest call that is looked up; wider ones cost what this one does."""
+
+    def __init__(self, draft: Mapping[int, float], target: Mapping[int, float]) -> None:
+        self._draft = _interpolate(draft, self.WIDEST)
+        self._target = _interpolate(target, self.WIDEST)
+
+    def draft_ms(self, tokens: int = 1) -> float:
+        """Milliseconds of one draft forward on `tokens` ≥ 1."""
+        return self._draft[min(tokens, self.WIDEST)]
+
+    def target_ms(self, tokens: int) -> float:
+        """Milliseconds of one target forward on `tokens` ≥ 1."""
+        return self._target[min(tokens, self.WIDEST)]
+
+    def step_ms(self, gamma: int, pending: int = 1) -> float:
+        """Milliseconds of a step that drafts `gamma` tokens and verifies them.
+
+        Args:
+            gamma: ≥ 0, tokens.
+            pending: committed tokens that the draft has not seen: one usually, two after a step whose drafted tokens
+                were all accepted. The first forward of the draft takes them.
+        """
+        verification = self.target_ms(gamma + 1)
+        if not gamma:
+            return verification
+        return self.draft_ms(pending) + (gamma - 1) * self.draft_ms() + verification
+
+
+def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
+    """Read a `step_times_ms.json`: `{"draft": {"eager1": ms, …}, "fp16": {…}, …}`, keys BACKEND and tokens.
+
+    Raises:
+        SpeckvError: if the file cannot be read, or holds nothing for the precision or the backend.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpeckvError(f"{path}: cannot be read as step times ({error}): `runtime profile` writes them") from None
+    return StepTimes(*(_measured(path, content, model, backend) for model in ("draft", precision)))
+
+
+def _measured(path: Path, content: object, model: str, backend: str) -> dict[int, float]:
+    times = content.get(model) if isinstance(content, dict) else None
+    if not isinstance(times, dict):
+        known = ", ".join(content) if isinstance(content, dict) else "nothing"
+        raise SpeckvError(f"{path}: no step times of '{model}' (it holds {known}): profile that precision")
+    matches = {key: re.fullmatch(r"([a-z]+)([1-9]\d*)", key) for key in times}
+    found = {int(match[2]): times[key] for key, match in matches.items() if match and match[1] == backend}
+    if not found:
+        backends = ", ".join(dict.fromkeys(match[1] for match in matches.values() if match)) or "none"
+        raise SpeckvError(f"{path}: no {backend} step times of '{model}' (it has {backends}): choose another backend")
+    for tokens, milliseconds in found.items():
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or not milliseconds > 0:
+            raise SpeckvError(
+                f"{path}: {model} {backend}{tokens} is {milliseconds!r}: it must be milliseconds, above 0"
+            )
+    return found
+
+
+def _interpolate(measured: Mapping[int, float], widest: int) -> list[float]:
+    widths = sorted(measured)
+    times = np.interp(np.arange(widest + 1), widths, [measured[width] for width in widths])
+    return [float(milliseconds) for milliseconds in times]

@@ -1,0 +1,1 @@
+"""Exact greedy replay of policies over traces, without a model and without torch."""

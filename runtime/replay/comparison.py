@@ -1,0 +1,83 @@
+"""Policies side by side over the same traces: tokens per second, overall and per task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from runtime.policies.fixed import Fixed
+from runtime.policies.policy import Policy
+from runtime.policies.step_times import StepTimes
+from runtime.replay.replay import Run, replay
+from runtime.replay.traces import LOOKAHEAD, Text
+
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Score:
+    """What some texts amounted to under one policy."""
+
+    tokens: int
+    steps: int
+    tokens_per_second: float
+    """Committed tokens over step times and the policy's own time."""
+    ratio: float
+    """To the tokens per second of the fixed gamma that is best for the same texts in hindsight."""
+    tokens_per_step: float
+    mean_gamma: float
+    policy_share: float
+    """Part of the time that went into the policy's decisions, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Every policy on every task; the key "overall" is all texts."""
+
+    best_fixed: dict[str, int]
+    """Task → the best gamma of 0 to 16 in hindsight."""
+    scores: dict[str, dict[str, Score]]
+    """Policy → task → score."""
+
+
+def compare(
+    texts: Sequence[Text], policies: Iterable[Policy], times: StepTimes, progress: Callable[[], None] = lambda: None
+) -> Comparison:
+    """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
+    fixed = [replay(texts, Fixed(gamma), times, progress) for gamma in range(LOOKAHEAD + 1)]
+    rates = [{task: _rate(runs) for task, runs in _by_task(run).items()} for run in fixed]
+    best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
+    scores = {}
+    for policy in policies:
+        runs = _by_task(replay(texts, policy, times, progress))
+        scores[policy.name] = {task: _score(runs[task], rates[best[task]][task]) for task in runs}
+    return Comparison(best, scores)
+
+
+def _first_highest(values: list[float]) -> int:
+    return values.index(max(values))
+
+
+def _by_task(runs: list[Run]) -> dict[str, list[Run]]:
+    tasks = dict.fromkeys(run.task for run in runs)
+    return {OVERALL: runs, **{task: [run for run in runs if run.task == task] for task in tasks}}
+
+
+def _rate(runs: list[Run]) -> float:
+    """Tokens per second over all the runs' tokens and time (long texts weigh more)."""
+    return 1e3 * sum(run.tokens for run in runs) / sum(run.model_ms + run.policy_ms for run in runs)
+
+
+def _score(runs: list[Run], best_rate: float) -> Score:
+    steps = [step for run in runs for step in run.steps]
+    tokens = sum(run.tokens for run in runs)
+    policy_ms = sum(run.policy_ms for run in runs)
+    return Score(
+        tokens=tokens,
+        steps=len(steps),
+        tokens_per_second=_rate(runs),
+        ratio=_rate(runs) / best_rate,
+        tokens_per_step=tokens / len(steps),
+        mean_gamma=sum(step.gamma for step in steps) / len(steps),
+        policy_share=policy_ms / (policy_ms + sum(run.model_ms for run in runs)),
+    )

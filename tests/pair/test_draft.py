@@ -1,0 +1,71 @@
+"""Drafts: the target's own first layers, other models, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from runtime import SpeckvError
+from runtime.pair.draft import load_draft
+from runtime.pair.early_exit import early_exit
+from runtime.pair.target import Target, load_target
+from tests.loop.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def target(target_folder: Path) -> Target:
+    return load_target(str(target_folder), "fp32", "cpu")
+
+
+def test_an_early_exit_draft_shares_every_weight_and_leaves_the_target_whole(target: Target) -> None:
+    before = target.model(torch.tensor([[1, 2, 3]])).logits
+    draft = load_draft("early-exit:2", target)
+    assert len(draft.model.layers) == draft.config.num_hidden_layers == 2
+    own = {parameter.data_ptr() for parameter in target.model.parameters()}
+    assert {parameter.data_ptr() for parameter in draft.parameters()} < own
+    assert len(target.model.model.layers) == target.model.config.num_hidden_layers == 3
+    torch.testing.assert_close(target.model(torch.tensor([[1, 2, 3]])).logits, before)
+
+
+def test_an_early_exit_draft_is_the_truncated_model(target: Target) -> None:
+    draft = early_exit(target.model, 1)
+    state = {k: v for k, v in target.model.state_dict().items() if ".layers." not in k or ".layers.0." in k}
+    truncated = tiny_model(seed=9, layers=1, hidden=64)
+    truncated.load_state_dict(state)
+    ids = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(draft(ids).logits, truncated(ids).logits)
+
+
+@pytest.mark.parametrize("name", ["early-exit:0", "early-exit:3", "early-exit:x", "early-exit:-1"])
+def test_impossible_early_exits_are_refused(target: Target, name: str) -> None:
+    with pytest.raises(SpeckvError, match="early-exit"):
+        load_draft(name, target)
+
+
+def test_a_model_folder_of_the_same_vocabulary_drafts(target: Target, target_folder: Path) -> None:
+    assert load_draft(str(target_folder), target).config.num_hidden_layers == 3
+
+
+def test_another_vocabulary_is_refused_with_the_first_difference(
+    target: Target, target_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "draft"
+    shutil.copytree(target_folder, folder)
+    text = (folder / "tokenizer.json").read_text(encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text.replace('"w7"', '"x7"'), encoding="utf-8")
+    with pytest.raises(SpeckvError, match=r"different vocabularies .*'w7' is None against 7"):
+        load_draft(str(folder), target)
+
+
+def test_another_target_needs_a_draft_by_name(target: Target) -> None:
+    with pytest.raises(SpeckvError, match="no draft ships for target"):
+        load_draft(None, target)
+
+
+def test_a_missing_draft_is_named(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SpeckvError, match="no tokenizer"):
+        load_draft(str(tmp_path / "nothing"), target)
