@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from runtime.commands import generate, latency, precisions, profile, replay, select
 from runtime.errors import SpeckvError
+
+# Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, and one other busy
+# process then makes a small model's forward pass twenty times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+LOOP_PACKAGES = ("torch", "transformers", "accelerate", "safetensors")
 
 COMMANDS = (select, latency, generate, profile, precisions, replay)
 
@@ -27,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exit_code: int = options.run(options)
     except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LOOP_PACKAGES:
+            raise
+        print(f"error: this command needs '{error.name}': pip install 'speckv[loop]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

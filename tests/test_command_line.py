@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 import pytest
@@ -74,7 +75,13 @@ def test_bad_input_exits_2_with_one_line_and_no_traceback(
     assert len(lines) == 1, captured.err
 
 
-@pytest.mark.parametrize("command", ["select", "latency", "generate"])
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert run(["generate", "hello"]) == 2
+    assert "'torch': pip install 'speckv[loop]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["select", "latency", "generate", "profile", "precisions"])
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"python -m runtime {command}" in capsys.readouterr().out

@@ -7,18 +7,18 @@ from runtime.policies.step_times import StepTimes
 
 
 class Throughput:
-    """Argmax over gamma from 0 to 8 of expected tokens over step time, at one acceptance probability α a token.
+    """Argmax over gamma from 1 to 8 of expected tokens over step time, at one acceptance probability α a token.
 
     Expected tokens are (1 − α^(gamma + 1)) / (1 − α) (Leviathan 2023, equation 1).
 
     Source: SmartSpec / TurboSpec (Liu 2024, arXiv 2406.14066), goodput at batch 1. The paper estimates α by a moving
     average of past acceptance without giving its constants. Here α is the share of accepted among verified tokens
     (accepted ones and the first rejected one) with a memory of 20 steps, begun at 0.7 with the weight of 4 tokens.
-    A step without drafting teaches nothing, so that a fall to gamma 0 lasts until the next text.
+    The paper's gamma 0 is left out: alone in the batch, a text that drafts nothing could never learn to draft again.
     """
 
     name = "throughput"
-    LENGTHS = range(9)
+    LENGTHS = range(1, 9)
     MEMORY = 0.95
     FIRST_RATE, FIRST_WEIGHT = 0.7, 4.0
 
@@ -46,9 +46,9 @@ class Throughput:
 
     def _choose(self) -> None:
         alpha = self.accepted / self.verified
-        tokens, survival, self.length, best = 0.0, 1.0, 0, 0.0
+        tokens, survival, best = 1.0, 1.0, 0.0
         for length, milliseconds in zip(self.LENGTHS, self.step_ms, strict=True):
-            tokens += survival
             survival *= alpha
+            tokens += survival
             if tokens / milliseconds > best:
                 self.length, best = length, tokens / milliseconds

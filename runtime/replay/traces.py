@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +41,13 @@ def read_traces(path: Path) -> list[Text]:
         SpeckvError: naming the file, and the array that is not a trace.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            if not isinstance(arrays, np.lib.npyio.NpzFile):
-                raise SpeckvError(f"{path} is a single array: give the npz that `runtime profile` writes")
-            texts = [_text(path, key, _array(path, arrays, key)) for key in arrays.files]
+        arrays = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SpeckvError(f"{path}: cannot be read as an npz of traces ({error}): give another file") from None
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise SpeckvError(f"{path} is a single array: give the npz that `runtime profile` writes")
+    with arrays:
+        texts = [_text(path, key, _array(path, arrays, key)) for key in arrays.files]
     if not texts:
         raise SpeckvError(f"{path} holds no traces: give the npz that `runtime profile` writes")
     return texts
@@ -54,7 +56,13 @@ def read_traces(path: Path) -> list[Text]:
 def _array(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> NDArray[np.float64]:
     try:
         array = arrays[key]
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:  # object arrays among them: nothing is unpickled
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        zlib.error,
+        zipfile.BadZipFile,
+    ) as error:  # object arrays among them: nothing is unpickled
         raise SpeckvError(f"{path}: '{key}' cannot be read ({error}): profile again") from None
     if array.ndim != 3 or array.shape[1:] != (LOOKAHEAD, 4) or not len(array) or array.dtype.kind != "f":
         raise SpeckvError(

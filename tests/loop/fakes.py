@@ -8,7 +8,7 @@ import random
 import torch
 from torch import Tensor
 
-from runtime.policies.policy import Drafted
+from runtime.policies.policy import Drafted, Memoryless
 
 
 class TableScorer:
@@ -45,7 +45,7 @@ class TableScorer:
         return result
 
 
-class StopWhenUnsure:
+class StopWhenUnsure(Memoryless):
     """Stops by a signal: goes on while the draft's top-1 probability stays above a threshold."""
 
     name = "stop-when-unsure"
@@ -59,7 +59,7 @@ class StopWhenUnsure:
         return min(drafted.count + 1, self.cap)
 
 
-class Erratic:
+class Erratic(Memoryless):
     """Asks for random lengths, jumps ahead, and sometimes for less than it already has."""
 
     name = "erratic"

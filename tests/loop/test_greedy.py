@@ -8,27 +8,25 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from runtime import GammaSelector, SpeckvError
+from runtime import SpeckvError
 from runtime.loop.generate import Step, speculate
 from runtime.loop.scorer import CachedModel
 from runtime.pair.early_exit import early_exit
+from runtime.policies import registry
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
-from runtime.policies.speckv import SpecKV
 from tests.loop.fakes import Erratic, StopWhenUnsure
 from tests.loop.tiny import VOCABULARY, tiny_model
+from tests.replay.tiny import TIMES
 
-POLICIES = ["none", "fixed 1", "fixed 4", "fixed 9", "speckv", "signal", "erratic"]
+POLICIES = ["none", "fixed:1", "fixed:4", "fixed:9", "speckv", "adaedl", "bandit", "signal", "erratic"]
+"""The others: tests/replay/test_live.py."""
 
 
 def make_policy(name: str) -> Policy:
-    if name == "speckv":
-        return SpecKV(GammaSelector(), "fp16")
     if name == "signal":
         return StopWhenUnsure()
-    if name == "erratic":
-        return Erratic()
-    return Fixed(0 if name == "none" else int(name.split()[1]))
+    return Erratic() if name == "erratic" else registry.make_policy(name, "fp16", TIMES)
 
 
 def make_draft(name: str, target: PreTrainedModel) -> PreTrainedModel:

@@ -13,11 +13,14 @@ from runtime.loop import generate as loop
 from runtime.loop.generate import speculate
 from runtime.loop.sampling import Sampling, draw
 from runtime.loop.scorer import CachedModel, Scorer
+from runtime.policies.adaedl import AdaEDL
+from runtime.policies.bandit import Bandit
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
 from runtime.policies.speckv import SpecKV
 from tests.loop.fakes import Erratic, StopWhenUnsure, TableScorer
 from tests.loop.tiny import tiny_model
+from tests.replay.tiny import TIMES
 
 VOCABULARY = 4
 LENGTH = 3
@@ -56,7 +59,7 @@ def sample(draft: Scorer, target: Scorer, policy: Policy, runs: int = RUNS) -> C
 
 
 @pytest.mark.parametrize("draft_seed", [1, 9], ids=["good draft", "bad draft"])
-@pytest.mark.parametrize("policy", ["none", "fixed 1", "fixed 3", "speckv", "signal", "erratic"])
+@pytest.mark.parametrize("policy", ["none", "fixed 1", "fixed 3", "speckv", "adaedl", "bandit", "signal", "erratic"])
 def test_first_three_tokens_have_the_targets_distribution(draft_seed: int, policy: str) -> None:
     target = TableScorer(VOCABULARY, seed=1)
     draft = TableScorer(VOCABULARY, seed=draft_seed)
@@ -66,6 +69,8 @@ def test_first_three_tokens_have_the_targets_distribution(draft_seed: int, polic
         "fixed 1": Fixed(1),
         "fixed 3": Fixed(3),
         "speckv": SpecKV(GammaSelector(), "fp16", candidates=(1, 2, 4)),
+        "adaedl": AdaEDL(),
+        "bandit": Bandit(TIMES),
         "signal": StopWhenUnsure(threshold=0.5, cap=4),
         "erratic": Erratic(),
     }

@@ -1,0 +1,152 @@
+"""Replay against hand-computed traces, closed forms, and conservation of tokens."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from runtime.policies.confidence import Confidence
+from runtime.policies.fixed import Fixed
+from runtime.policies.policy import Drafted, Outcome
+from runtime.policies.registry import make_policy
+from runtime.replay.comparison import compare
+from runtime.replay.oracle import Oracle
+from runtime.replay.replay import replay
+from tests.loop.fakes import Erratic
+from tests.replay.tiny import TIMES, random_texts, text
+
+NAMES = [
+    "none",
+    "fixed:1",
+    "fixed:3",
+    "fixed:16",
+    "fixed:40",
+    "speckv",
+    "speckv-cost",
+    "confidence",
+    "heuristic",
+    "svip",
+    "adaedl",
+    "specdec++",
+    "throughput",
+    "moving-average",
+    "bandit",
+]
+
+
+def test_fixed_by_hand() -> None:
+    (run,) = replay([text([2, 0, 9, 0, 3, 2, 1, 0])], Fixed(2), TIMES)
+    # 0: both accepted, on to 3; 3: none, on to 4; 4: both, on to 7; 7: the last token is not worth drafting.
+    assert run.steps == [Outcome(2, 2), Outcome(2, 0), Outcome(2, 2), Outcome(0, 0)]
+    # The second step catches up on two tokens; so would the fourth, if it drafted.
+    assert run.model_ms == 8 + 8.5 + 8 + 4
+    assert run.tokens == 8
+
+
+def test_a_draft_that_was_not_asked_falls_behind() -> None:
+    class Alternate(Fixed):
+        def observe(self, outcome: Outcome) -> None:
+            self.length = 0 if outcome.gamma else 1
+
+    (run,) = replay([text([0] * 6)], Alternate(1), TIMES)
+    assert [step.gamma for step in run.steps] == [1, 0, 1, 0, 1, 0]
+    assert run.model_ms == 6 + 4 + 6.5 + 4 + 6.5 + 4  # two tokens behind after a plain step
+
+
+def test_a_signal_rule_by_hand() -> None:
+    (run,) = replay([text([2, 0, 9, 0, 0, 0])], Confidence(), TIMES)
+    # Drafts the sure tokens and the first unsure one; limited by the end at position 4.
+    assert run.steps == [Outcome(3, 2), Outcome(1, 0), Outcome(1, 0), Outcome(0, 0)]
+
+
+def test_oracle_drafts_what_is_accepted() -> None:
+    (one, two) = replay([text([2, 0, 9, 0]), text([1, 0])], Oracle([text([2, 0, 9, 0]), text([1, 0])]), TIMES)
+    assert one.steps == [Outcome(2, 2), Outcome(0, 0)]
+    assert two.steps == [Outcome(1, 1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_policy_commits_every_position_once(name: str) -> None:
+    for seed in range(4):
+        texts = random_texts(seed)
+        for traced, run in zip(texts, replay(texts, make_policy(name, "nf4", TIMES), TIMES), strict=True):
+            assert run.tokens == traced.positions
+            assert all(0 <= step.accepted <= step.gamma <= 16 for step in run.steps)
+            assert run.model_ms >= 4 * len(run.steps)
+
+
+def test_an_erratic_policy_commits_every_position_once() -> None:
+    texts = random_texts(9)
+    assert [run.tokens for run in replay(texts, Erratic(), TIMES)] == [traced.positions for traced in texts]
+
+
+@pytest.mark.parametrize("gamma", [0, 1, 2, 5, 16])
+def test_fixed_equals_its_closed_form(gamma: int) -> None:
+    texts = random_texts(3, count=8)
+    for traced, run in zip(texts, replay(texts, Fixed(gamma), TIMES), strict=True):
+        starts, position = [], 0
+        while position < traced.positions:
+            starts.append(position)
+            position += 1 + min(gamma, traced.accepted[position], traced.positions - position - 1)
+        drafts = [min(gamma, traced.positions - start - 1) for start in starts]
+        full = [n and traced.accepted[start] >= n for start, n in zip(starts, drafts, strict=True)]
+        catching_up = sum(bool(was_full and n) for was_full, n in zip(full, drafts[1:], strict=False))
+        assert [step.gamma for step in run.steps] == drafts
+        assert run.model_ms == pytest.approx(4 * len(starts) + 2 * sum(drafts) + 0.5 * catching_up)
+
+
+def test_a_policy_is_begun_once_a_text_and_told_every_outcome() -> None:
+    class Recorder(Fixed):
+        def __init__(self) -> None:
+            super().__init__(2)
+            self.calls: list[object] = []
+
+        def begin(self) -> None:
+            self.calls.append("begin")
+
+        def observe(self, outcome: Outcome) -> None:
+            self.calls.append(outcome)
+
+    recorder = Recorder()
+    runs = replay([text([1, 0, 0]), text([0])], recorder, TIMES)
+    assert recorder.calls == ["begin", *runs[0].steps, "begin", *runs[1].steps]
+
+
+def test_a_slow_policy_pays_for_its_decisions() -> None:
+    class Slow(Fixed):
+        def gamma(self, drafted: Drafted) -> int:
+            sum(range(200_000))
+            return super().gamma(drafted)
+
+    texts = [text([0] * 20)]
+    comparison = compare(texts, [Slow(0), Fixed(1)], TIMES)
+    slow = comparison.scores["none"]["overall"]
+    (run,) = replay(texts, Slow(0), TIMES)
+    assert run.policy_ms > 20 * 0.2
+    assert slow.policy_share > 0.02
+    assert slow.tokens_per_second < 1000 / 4 * (1 - 0.02)
+    assert slow.ratio < 1
+
+
+def test_comparison_by_task() -> None:
+    texts = [text([3, 2, 1, 0] * 5, "0_code"), text([0] * 12, "1_chat")]
+    comparison = compare(texts, [Fixed(0), Fixed(3), Oracle(texts)], TIMES)
+    assert comparison.best_fixed["chat"] == 0
+    assert comparison.best_fixed["code"] == 3
+    none, three = comparison.scores["none"], comparison.scores["fixed:3"]
+    assert list(none) == ["overall", "code", "chat"]
+    assert none["chat"].tokens_per_second == pytest.approx(250, rel=0.02)
+    assert three["code"].ratio == pytest.approx(1, rel=0.02)
+    assert (three["code"].tokens, three["code"].steps, three["code"].tokens_per_step) == (20, 5, 4.0)
+    assert three["code"].mean_gamma == 3.0
+    assert comparison.scores["oracle"]["overall"].ratio > 1
+
+
+def test_replay_and_policies_import_no_torch() -> None:
+    code = (
+        "import sys, runtime.replay.comparison, runtime.replay.oracle, runtime.policies.registry, "
+        "runtime.commands.replay; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
