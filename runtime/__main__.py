@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -29,9 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(subparsers)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without a character gets a ?, not a traceback
     options = parser.parse_args(arguments)
     try:
         exit_code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        _discard_output()
+        return 141
     except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -40,10 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: this command needs '{error.name}': pip install 'speckv[loop]'", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        _discard_output()
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return exit_code
+
+
+def _discard_output() -> None:
+    """Send what is still buffered nowhere: the interpreter's own flush at exit would fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -59,8 +60,18 @@ def test_select_prints_a_table_with_the_choice(capsys: pytest.CaptureFixture[str
         ["generate", "hello", "--max-new-tokens", "0"],
         ["generate", "hello", "--temperature", "-1"],
         ["generate", "hello", "--top-p", "0"],
+        ["generate", "hello", "--top-k", "5"],
+        ["generate", "hello", "--seed", str(2**64)],
+        ["generate", "\udcff bad"],
+        ["generate", "hello", "--target", ""],
+        ["generate", "hello", "--draft", ""],
+        ["generate", "hello", "--draft", "early-exit:x"],
+        ["generate", "hello", "--target", "some/model"],
+        ["generate", "hello", "--tensor-parallel"],
+        ["generate", "hello", "--tensor-parallel", "--device-map", "auto"],
         ["generate", "hello", "--target-precision", "int3"],
-        ["generate", "hello", "--target", "no/such/folder"],
+        ["generate", "hello", "--target", "no/such/folder", "--draft", "early-exit"],
+        ["generate", "hello", "--target", "tests", "--draft", "early-exit"],
     ],
 )
 def test_bad_input_exits_2_with_one_line_and_no_traceback(
@@ -108,3 +119,14 @@ def test_latency_refuses_ways_that_disagree(
     monkeypatch.setattr(latency, "_numpy", lambda _: lambda _: 3)
     assert run(["latency", "--rounds", "3"]) == 2
     assert "numpy weights chose 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "a closed pipe"])
+def test_output_that_cannot_be_written_ends_without_a_traceback(place: str) -> None:
+    command = f"{sys.executable} -m runtime select {' '.join(SIGNALS)}"
+    command += " > /dev/full" if place == "/dev/full" else " | true; exit ${PIPESTATUS[0]}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    # A reader that left is no error of the user's: 141 as the shell has it, or 1 where rich notices first.
+    assert done.returncode in ((2,) if place == "/dev/full" else (0, 1, 141))
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, whole_number
@@ -14,8 +15,12 @@ from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, make_policy
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from runtime.loop.generate import Step
+    from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
+    from runtime.pair.target import Target
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -47,56 +52,66 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Generate, stream and summarise."""
-    make_policy(options.policy, "fp16")  # a wrong name is refused before any model is loaded
-    if not options.prompt.strip():
-        raise SpeckvError("the prompt is empty: give some text")
+    _check(options)
     import torch
     from transformers import TextStreamer
 
-    from runtime.loop.generate import speculate
     from runtime.loop.sampling import Sampling
-    from runtime.loop.scorer import CachedModel
     from runtime.loop.statistics import summarise
-    from runtime.pair.draft import load_draft
+    from runtime.pair.draft import check_draft, load_draft
     from runtime.pair.target import load_target
 
+    check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     target = load_target(options.target, options.target_precision, options.device, placement)
     draft = load_draft(options.draft, target)
-    vocabulary = target.model.config.get_text_config().vocab_size
-    prompt = target.encode(options.prompt)
+    # Every process of a tensor parallel target runs the same loop; the first one speaks.
+    speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
+    printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
+    steps: list[Step] = []
     start = time.perf_counter()
-    stream = speculate(
-        CachedModel(draft, vocabulary),
+    for step in _steps(options, draft, target, sampling):
+        steps.append(step)
+        if printer:
+            printer.put(torch.tensor(step.tokens))
+    statistics = summarise(steps, time.perf_counter() - start)
+    if printer:
+        printer.end()
+        _print_statistics(statistics, options.policy, target.precision)
+    elif speaks:
+        text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
+        print(json.dumps({"text": text, "precision": target.precision, **dataclasses.asdict(statistics)}))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Refuse what cannot be meant before any model is loaded."""
+    make_policy(options.policy, "fp16")
+    if not options.prompt.strip():
+        raise SpeckvError("the prompt is empty: give some text")
+    try:
+        options.prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
+    if options.seed >= 2**63:
+        raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
+
+
+def _steps(options: argparse.Namespace, draft: PreTrainedModel, target: Target, sampling: Sampling) -> Iterator[Step]:
+    from runtime.loop.generate import speculate
+    from runtime.loop.scorer import CachedModel
+
+    return speculate(
+        CachedModel(draft, target.model.config.get_text_config().vocab_size),
         CachedModel(target.model),
-        prompt,
+        target.encode(options.prompt),
         make_policy(options.policy, target.compression),
         max_new_tokens=options.max_new_tokens,
         sampling=sampling,
         eos=target.eos,
         seed=options.seed,
     )
-    steps: list[Step] = []
-    # Under torchrun every process runs the same loop on its share of the target; the first one speaks.
-    speaks = os.environ.get("RANK", "0") == "0"
-    printer = None if options.json or not speaks else TextStreamer(target.tokenizer, skip_special_tokens=True)
-    for step in stream:
-        steps.append(step)
-        if printer:
-            printer.put(torch.tensor(step.tokens))
-    if printer:
-        printer.end()
-    if not speaks:
-        return 0
-    statistics = summarise(steps, time.perf_counter() - start)
-    if options.json:
-        tokens = [token for step in steps for token in step.tokens]
-        text = target.tokenizer.decode(tokens, skip_special_tokens=True)
-        print(json.dumps({"text": text, "precision": target.precision, **dataclasses.asdict(statistics)}))
-    else:
-        _print_statistics(statistics, options.policy, target.precision)
-    return 0
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str) -> None:

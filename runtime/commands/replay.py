@@ -103,15 +103,18 @@ def _as_json(path: Path, precision: str, comparison: Comparison, backend: str) -
 
 
 def _print_tables(path: Path, precision: str, comparison: Comparison, backend: str) -> None:
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     best = comparison.best_fixed
     title = f"{path.name}: {precision} target, {backend} step times; ratio to the best fixed gamma in hindsight"
-    table = Table(title=title, caption="best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best))
+    caption = "best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best)
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     tasks = list(best)
-    for column in ("policy", "tok/s", *tasks, "tokens/step", "mean gamma", "policy's time"):
-        table.add_column(column, justify="left" if column == "policy" else "right")
+    table.add_column("policy", no_wrap=True)
+    for column in ("tok/s", *tasks, "tokens per step", "mean gamma", "policy's time"):
+        table.add_column(column, justify="right")
     for name, scores in comparison.scores.items():
         overall = scores[tasks[0]]
         table.add_row(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from runtime.contract import PUBLISHED_CANDIDATES, SIGNALS
-from runtime.decision.selector import OUTPUTS, GammaSelector, check_candidates, compression_code
+from runtime.decision.selector import OUTPUTS, GammaSelector, check_candidates, check_step_cost, compression_code
 from runtime.errors import SpeckvError
 
 if TYPE_CHECKING:
@@ -48,15 +48,13 @@ def select_on_device(
             f"signals is {signals.dtype} {list(signals.shape)} on {signals.device}: it must be float32 "
             f"[batch, {len(SIGNALS)}] on a CUDA device"
         )
-    lengths = PUBLISHED_CANDIDATES if candidates is None else tuple(candidates)
-    check_candidates(np.asarray(lengths), step_cost)
+    lengths = check_candidates(PUBLISHED_CANDIDATES if candidates is None else candidates)
     device = signals.device
-    costs = torch.ones(len(lengths), device=device) if step_cost is None else torch.tensor(step_cost, device=device)
     inputs = {
         "signals": signals.contiguous(),
         "comp_enc": torch.full((len(signals),), compression_code(compression), device=device),
-        "candidates": torch.tensor(lengths, device=device),
-        "step_cost": costs.float(),
+        "candidates": torch.from_numpy(lengths).to(device),
+        "step_cost": torch.from_numpy(check_step_cost(step_cost, len(lengths))).to(device),
     }
     shape = len(signals), len(lengths)
     outputs = (

@@ -19,6 +19,8 @@ from runtime.errors import SpeckvError
 
 FloatArray = NDArray[np.float32]
 INPUTS = ("signals", "comp_enc", "candidates", "step_cost")
+LONGEST_CANDIDATE = 2**20
+"""Tokens; beyond any context, and far from where float32 outputs lose whole tokens."""
 OUTPUTS = ("gamma", "expected_tokens", "predicted_acceptance_rate")
 
 
@@ -61,13 +63,18 @@ class GammaSelector:
     def __init__(self, package: Path | str | None = None, providers: str = "auto") -> None:
         if providers not in ("auto", *PROVIDERS):
             raise SpeckvError(f"providers is {providers!r}: it must be 'auto', 'cpu' or 'cuda'")
-        folder = package_folder() if package is None else Path(package)
+        self.folder = package_folder() if package is None else Path(package)
         self.provider = "cpu" if providers == "auto" else providers
-        self.session = open_session(folder / DECISION_FILE, self.provider)
+        self.session = open_session(self.folder / DECISION_FILE, self.provider)
         self._lock = threading.Lock()
-        self._bindings: dict[int, _Binding] = {}
+        # Two sets of buffers: one that is never rewritten, for the published candidates; one for whatever is asked.
         self._published = _Binding(self.session, len(PUBLISHED_CANDIDATES), self.provider)
         self._published.candidates[:] = PUBLISHED_CANDIDATES
+        self._asked = _Binding(self.session, len(PUBLISHED_CANDIDATES), self.provider)
+
+    def __reduce__(self) -> tuple[type[GammaSelector], tuple[Path, str]]:
+        """A copy, or a selector sent to another process, opens its package anew."""
+        return GammaSelector, (self.folder, self.provider)
 
     def __repr__(self) -> str:
         return f"GammaSelector(provider={self.provider!r})"
@@ -90,21 +97,20 @@ class GammaSelector:
         Raises:
             SpeckvError: naming the argument that is wrong.
         """
-        try:
-            check_signals(*signals)
-        except TypeError:
-            raise SpeckvError(f"signals is {signals!r}: it must be the four numbers {', '.join(SIGNALS)}") from None
+        values = _four_numbers(signals)
+        check_signals(*values)
         code = compression_code(compression)
         if candidates is None and step_cost is None:
             with self._lock:
-                return self._published.decide(signals, code)
-        lengths = PUBLISHED_CANDIDATES if candidates is None else candidates
-        check_candidates(np.asarray(lengths), step_cost)
+                return self._published.decide(values, code)
+        lengths = check_candidates(PUBLISHED_CANDIDATES if candidates is None else candidates)
+        costs = check_step_cost(step_cost, len(lengths))
         with self._lock:
-            binding = self._bindings.get(len(lengths)) or self._bind(len(lengths))
-            binding.candidates[:] = lengths
-            binding.step_cost[:] = 1.0 if step_cost is None else step_cost
-            return binding.decide(signals, code)
+            if len(lengths) != len(self._asked.candidates):
+                self._asked = _Binding(self.session, len(lengths), self.provider)
+            self._asked.candidates[:] = lengths
+            self._asked.step_cost[:] = costs
+            return self._asked.decide(values, code)
 
     def select_batch(
         self,
@@ -118,23 +124,18 @@ class GammaSelector:
         Raises:
             SpeckvError: naming the row and the signal that is wrong.
         """
-        rows = _float32("signals", signals)
+        rows = _float64("signals", signals)
         if rows.ndim != 2 or rows.shape[1] != len(SIGNALS):
             raise SpeckvError(f"signals has shape {rows.shape}: it must be [batch, {len(SIGNALS)}]")
         _check_rows(rows)
-        lengths = np.asarray(PUBLISHED_CANDIDATES if candidates is None else candidates)
-        check_candidates(lengths, step_cost)
+        lengths = check_candidates(PUBLISHED_CANDIDATES if candidates is None else candidates)
         feeds = {
-            "signals": rows,
+            "signals": rows.astype(np.float32),
             "comp_enc": _codes(compression, len(rows)),
-            "candidates": lengths.astype(np.int64),
-            "step_cost": np.ones(len(lengths), np.float32) if step_cost is None else _float32("step_cost", step_cost),
+            "candidates": lengths,
+            "step_cost": check_step_cost(step_cost, len(lengths)),
         }
         return BatchDecision(*self.session.run(OUTPUTS, feeds))
-
-    def _bind(self, k: int) -> _Binding:
-        self._bindings[k] = _Binding(self.session, k, self.provider)
-        return self._bindings[k]
 
 
 class _Binding:
@@ -185,30 +186,61 @@ def compression_code(compression: str | int) -> int:
     Raises:
         SpeckvError: for anything else.
     """
-    code = COMPRESSION_CODES.get(compression) if isinstance(compression, str) else compression
-    if code is None or isinstance(code, bool) or code not in COMPRESSION_CODES.values():
+    if isinstance(compression, str):
+        code = COMPRESSION_CODES.get(compression, -1)
+    else:
+        whole = isinstance(compression, int | np.integer) and not isinstance(compression, bool)
+        code = int(compression) if whole else -1
+    if not 0 <= code < len(COMPRESSION_CODES):
         raise SpeckvError(f"compression is {compression!r}: it must be fp16, int8 or nf4 (0, 1, 2)")
-    return int(code)
+    return code
 
 
-def check_candidates(candidates: NDArray[Any], step_cost: Sequence[float] | None) -> None:
-    """Refuse candidates that are not lengths, and step costs that are not one positive number a candidate.
+def check_candidates(candidates: Sequence[int]) -> NDArray[np.int64]:
+    """Return candidates as int64 `[k]`, k ≥ 1.
 
     Raises:
-        SpeckvError: naming the argument.
+        SpeckvError: if they are not lengths in tokens.
     """
-    if candidates.ndim != 1 or not len(candidates) or candidates.dtype.kind not in "iu" or (candidates < 0).any():
-        raise SpeckvError(f"candidates is {candidates.tolist()}: it must be one or more whole numbers of tokens, >= 0")
-    if step_cost is not None:
-        costs = _float32("step_cost", step_cost)
-        if costs.shape != candidates.shape or not np.isfinite(costs).all() or (costs <= 0).any():
-            raise SpeckvError(
-                f"step_cost is {costs.tolist()}: it must be one positive number for each of {len(candidates)} lengths"
-            )
+    try:
+        lengths = np.asarray(candidates)
+    except (TypeError, ValueError):
+        lengths = np.asarray(None)
+    good = lengths.ndim == 1 and len(lengths) and lengths.dtype.kind in "iu"
+    if not good or not ((lengths >= 0) & (lengths <= LONGEST_CANDIDATE)).all():
+        raise SpeckvError(
+            f"candidates is {candidates!r}: it must be one or more whole numbers of tokens, 0 to {LONGEST_CANDIDATE}"
+        )
+    return lengths.astype(np.int64)
 
 
-def _check_rows(rows: FloatArray) -> None:
-    good = (rows >= 0) & (rows <= np.asarray(UPPER_BOUNDS, np.float32))  # NaN compares false
+def check_step_cost(step_cost: Sequence[float] | None, k: int) -> FloatArray:
+    """Return step costs as float32 `[k]`; ones for None.
+
+    Raises:
+        SpeckvError: if they are not one positive number for each of the `k` candidates.
+    """
+    if step_cost is None:
+        return np.ones(k, np.float32)
+    costs = _float64("step_cost", step_cost)
+    smallest, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
+    if costs.shape != (k,) or not ((costs >= smallest) & (costs <= largest)).all():
+        raise SpeckvError(f"step_cost is {step_cost!r}: it must be one positive float32 for each of {k} candidates")
+    return costs.astype(np.float32)
+
+
+def _four_numbers(signals: Sequence[float]) -> tuple[float, float, float, float]:
+    try:
+        if isinstance(signals, set | dict):
+            raise TypeError("it has no order")
+        mean_entropy, mean_confidence, max_entropy, min_confidence = signals
+        return float(mean_entropy), float(mean_confidence), float(max_entropy), float(min_confidence)
+    except (TypeError, ValueError):
+        raise SpeckvError(f"signals is {signals!r}: it must be the four numbers {', '.join(SIGNALS)}") from None
+
+
+def _check_rows(rows: NDArray[np.float64]) -> None:
+    good = (rows >= 0) & (rows <= np.asarray(UPPER_BOUNDS))  # NaN compares false
     if not good.all():
         row = int(np.argmin(good.all(axis=1)))
         try:
@@ -218,21 +250,26 @@ def _check_rows(rows: FloatArray) -> None:
 
 
 def _codes(compression: str | int | ArrayLike, batch: int) -> NDArray[np.int64]:
-    if isinstance(compression, str | int):
-        return np.full(batch, compression_code(compression), np.int64)
-    codes = np.asarray(compression)
-    if codes.shape != (batch,):
-        raise SpeckvError(f"compression has shape {codes.shape}: it must be one value, or one for each of {batch} rows")
-    if codes.dtype.kind not in "iu":
-        return np.asarray([compression_code(code) for code in codes.tolist()], np.int64)
-    known = np.isin(codes, list(COMPRESSION_CODES.values()))
-    if not known.all():
-        raise SpeckvError(f"compression row {int(np.argmin(known))}: {codes[~known][0]} is none of 0, 1, 2")
-    return codes.astype(np.int64)
-
-
-def _float32(name: str, values: ArrayLike) -> FloatArray:
+    if isinstance(compression, str | int | np.integer):
+        return np.full(batch, compression_code(compression), np.int64)  # type: ignore[arg-type]
     try:
-        return np.ascontiguousarray(values, np.float32)
+        codes = np.asarray(compression)
+    except ValueError:
+        codes = np.asarray(None)
+    if codes.shape != (batch,):
+        raise SpeckvError(f"compression is {compression!r}: it must be one value, or one for each of {batch} rows")
+    values = codes.tolist()
+    by_value = {}
+    for value in set(values):
+        try:
+            by_value[value] = compression_code(value)
+        except SpeckvError as error:
+            raise SpeckvError(f"row {values.index(value)}: {error}") from None
+    return np.asarray([by_value[value] for value in values], np.int64)
+
+
+def _float64(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.ascontiguousarray(values, np.float64)
     except (TypeError, ValueError) as error:
         raise SpeckvError(f"{name} cannot be read as numbers: {error}") from None

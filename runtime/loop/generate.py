@@ -58,10 +58,11 @@ def speculate(
         seed: of the draws when sampling.
 
     Raises:
-        SpeckvError: if the prompt is empty.
+        SpeckvError: if the prompt is empty, or does not fit into a context together with the new tokens.
     """
     if not prompt:
         raise SpeckvError("the prompt has no tokens: give at least one")
+    _check_context(draft, target, len(prompt), max_new_tokens)
     sampling = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
     generator = torch.Generator().manual_seed(seed)
@@ -83,6 +84,15 @@ def speculate(
         yield Step(kept, len(proposal.tokens), accepted, proposal.drafted)
         if kept[-1] in eos:
             return
+
+
+def _check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
+    for name, scorer in (("draft", draft), ("target", target)):
+        if scorer.capacity is not None and prompt + new > scorer.capacity:
+            raise SpeckvError(
+                f"a prompt of {prompt} tokens and {new} new ones do not fit into the {name}'s context of "
+                f"{scorer.capacity} tokens: shorten the prompt or ask for fewer new tokens"
+            )
 
 
 def _accept(

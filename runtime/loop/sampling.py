@@ -35,6 +35,10 @@ class Sampling:
             raise SpeckvError(f"top_k is {self.top_k}: it must be >= 0 (0 keeps all tokens)")
         if not 0 < self.top_p <= 1:
             raise SpeckvError(f"top_p is {self.top_p}: it must be above 0 and at most 1")
+        if self.greedy and (self.top_k or self.top_p < 1):
+            raise SpeckvError(
+                "temperature 0 is greedy, where top_k and top_p change nothing: give a temperature above 0"
+            )
 
     @property
     def greedy(self) -> bool:
@@ -50,7 +54,8 @@ class Sampling:
             warpers.append(TopKLogitsWarper(self.top_k))
         if self.top_p < 1:
             warpers.append(TopPLogitsWarper(self.top_p))
-        return torch.softmax(warpers(None, logits), dim=-1)
+        # The likeliest token at 0: a tiny temperature then divides to −inf at worst, never to +inf.
+        return torch.softmax(warpers(None, logits - logits.amax(-1, keepdim=True)), dim=-1)
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

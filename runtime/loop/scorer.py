@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from runtime.errors import SpeckvError
+
 
 class Scorer(Protocol):
     """Scores tokens after those it has already seen."""
@@ -15,6 +17,8 @@ class Scorer(Protocol):
     length: int
     """Tokens in the cache."""
     device: torch.device
+    capacity: int | None
+    """Tokens that fit into the model's context; None if it has no limit."""
 
     def score(self, tokens: Tensor, keep: int) -> Tensor:
         """Append `tokens` (int64 `[n]`, n ≥ 1) and return the logits, float32 `[keep, V]`, after the last `keep`."""
@@ -25,6 +29,21 @@ class Scorer(Protocol):
         ...
 
 
+def check_rollback(model: PreTrainedModel) -> None:
+    """Refuse a model whose state is not a cache of keys and values: rejected tokens could not be taken out of it.
+
+    Raises:
+        SpeckvError: naming the kind of model.
+    """
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or []
+    recurrent = [kind for kind in kinds if "attention" not in kind or "linear" in kind]
+    if getattr(model, "_is_stateful", False) or recurrent:
+        raise SpeckvError(
+            f"{type(model).__name__} is recurrent: what a rejected token did to its state cannot be undone, "
+            "so speculative decoding needs a model of attention layers"
+        )
+
+
 class CachedModel:
     """A transformers causal language model as a `Scorer`, batch 1.
 
@@ -32,13 +51,18 @@ class CachedModel:
         model: in evaluation mode.
         vocabulary: width V of the logits; the model's own by default. Models of one tokenizer may pad their
             vocabularies differently: a draft's logits are cut or filled up (with −inf) to the target's width.
+
+    Raises:
+        SpeckvError: if the model's state cannot be rolled back.
     """
 
     def __init__(self, model: PreTrainedModel, vocabulary: int | None = None) -> None:
+        check_rollback(model)
         self.model = model
         self._known = model.config.get_text_config().vocab_size
         self.vocabulary = vocabulary or self._known
         self.device = model.get_input_embeddings().weight.device
+        self.capacity = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.length = 0
         # Without the config every layer keeps all its positions, so that sliding-window models can roll back too.
         self._cache = DynamicCache()
@@ -56,6 +80,11 @@ class CachedModel:
             logits_to_keep=keep,
         )
         self.length += len(tokens)
+        if self._cache.get_seq_length() != self.length:
+            raise SpeckvError(
+                f"{type(self.model).__name__} keeps {self._cache.get_seq_length()} of {self.length} tokens in its "
+                "cache: the loop cannot roll it back, use another model"
+            )
         logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
         missing = self.vocabulary - self._known
         return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing > 0 else logits

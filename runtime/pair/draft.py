@@ -19,6 +19,23 @@ EARLY_EXIT_SHARE = 3
 """An early-exit draft takes one in this many of the target's layers unless told otherwise."""
 
 
+def check_draft(name: str | None, target: str | None) -> None:
+    """Refuse a draft that cannot be meant, before any model is loaded; the arguments are names, None the defaults.
+
+    Raises:
+        SpeckvError: saying why.
+    """
+    if name is None and target not in (None, HUB_ID):
+        raise SpeckvError(
+            f"no draft ships for target '{target}': give --draft a model of its tokenizer, or {EARLY_EXIT}"
+        )
+    if name is not None and not name.strip():
+        raise SpeckvError("the draft's name is empty: give a Hub id, a folder, or early-exit")
+    kind, colon, layers = (name or "").partition(":")
+    if kind == EARLY_EXIT and colon and not (layers.isascii() and layers.isdecimal()):
+        raise SpeckvError(f"draft '{name}': write {EARLY_EXIT}:LAYERS with a number of layers")
+
+
 def load_draft(name: str | None, target: Target) -> PreTrainedModel:
     """Load a draft for `target`, on its device.
 
@@ -30,27 +47,17 @@ def load_draft(name: str | None, target: Target) -> PreTrainedModel:
     Raises:
         SpeckvError: if there is no such model, or it does not fit the target.
     """
-    if name is None:
-        if target.name != HUB_ID:
-            raise SpeckvError(
-                f"no draft ships for target '{target.name}': give --draft a model of its tokenizer, or {EARLY_EXIT}"
-            )
-        name = str(package_folder(EMBEDDED_DRAFTER))
+    check_draft(name, target.name)
+    name = name or str(package_folder(EMBEDDED_DRAFTER))
     kind, _, layers = name.partition(":")
     if kind == EARLY_EXIT:
-        return _early_exit(name, layers, target.model)
+        depth = target.model.config.get_text_config().num_hidden_layers
+        return early_exit(target.model, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
     if (Path(name) / WEIGHTS_FILE).is_file():
         return load_drafter(Path(name), target.model)
     check_vocabulary(name, target)
     device = target.model.get_input_embeddings().weight.device
     return load_model(name, "fp16" if device.type == "cuda" else "fp32", str(device))
-
-
-def _early_exit(name: str, layers: str, target: PreTrainedModel) -> PreTrainedModel:
-    if layers and not layers.isdecimal():
-        raise SpeckvError(f"draft '{name}': write {EARLY_EXIT}:LAYERS with a number of layers")
-    depth = target.config.get_text_config().num_hidden_layers
-    return early_exit(target, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
 
 
 def check_vocabulary(name: str, target: Target) -> None:

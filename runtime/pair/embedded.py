@@ -36,8 +36,11 @@ def embedded_target() -> str:
     if gguf is None:
         return HUB_ID
     folder = cache_folder() / f"SmolLM2-135M-Instruct-{GGUF_SHA256[:12]}"
-    if not (folder / "config.json").is_file():
-        _convert(gguf, folder)
+    try:
+        if not (folder / "config.json").is_file():
+            _convert(gguf, folder)
+    except OSError as error:
+        raise SpeckvError(f"the default target cannot be unpacked into {folder}: {error}; set SPECKV_CACHE") from error
     return str(folder)
 
 
@@ -67,7 +70,9 @@ def _convert(gguf: Path, folder: Path) -> None:
         )
         model.save_pretrained(unfinished)
         AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(unfinished)
+        unfinished.chmod(0o755)  # mkdtemp's folder is the user's alone; the cache may be shared
         if not (folder / "config.json").is_file():  # another process may have been first
+            shutil.rmtree(folder, ignore_errors=True)  # something else under our name
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

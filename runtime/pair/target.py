@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -89,7 +91,9 @@ def load_target(
     precision = precision or ("fp16" if device.startswith("cuda") else "fp32")
     check_precision(precision)
     check_placement(placement, precision)
-    source = name or embedded_target()
+    if name is not None and not name.strip():
+        raise SpeckvError("the target's name is empty: give a Hub id or a folder")
+    source = embedded_target() if name is None else name
     tokenizer = load_tokenizer(source)
     model = load_model(source, precision, device, placement)
     return Target(name or HUB_ID, model, tokenizer)
@@ -117,13 +121,16 @@ def load_model(name: str, precision: str, device: str, placement: str = "one dev
     quantization = _quantization(precision)
     dtype = DTYPES.get(precision, torch.float16)  # what a quantised target keeps in floating point
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, quantization_config=quantization, **_where(placement, device)
+        model: PreTrainedModel
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, quantization_config=quantization, output_loading_info=True, **_where(placement, device)
         )
     except torch.cuda.OutOfMemoryError as error:
         raise SpeckvError(f"model '{name}' does not fit into the memory of {device}: try a lower precision") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise _not_loadable("model", name, error) from error
+    if missing := sorted(loading["missing_keys"]):
+        raise SpeckvError(f"model '{name}' lacks {len(missing)} weights, first {missing[0]}: its files are incomplete")
     return model.eval()
 
 
@@ -202,5 +209,7 @@ def check_placement(placement: str, precision: str) -> None:
 
 
 def _not_loadable(what: str, name: str, error: Exception) -> SpeckvError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    if Path(name).exists() and not (Path(name) / "config.json").is_file():
+        return SpeckvError(f"no {what} can be loaded from '{name}': it is not a model folder (no config.json)")
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
     return SpeckvError(f"no {what} can be loaded from '{name}': {reason}")

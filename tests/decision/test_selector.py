@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +133,16 @@ def test_signals_out_of_range_are_refused_by_name(selector: GammaSelector, posit
         ((GOOD, "fp16", [2, 4], [1.0, 0.0]), "step_cost"),
         ((GOOD, "fp16", [2, 4], [1.0, math.nan]), "step_cost"),
         ((GOOD, "fp16", [2, 4], ["a", "b"]), "step_cost"),
+        ((GOOD, "fp16", [2, 4], [1.0, 1e39]), "step_cost"),
+        ((GOOD, "fp16", [2, 4], [1.0, 1e-46]), "step_cost"),
+        ((GOOD, "fp16", [2**63]), "candidates"),
+        ((GOOD, "fp16", np.asarray([2**63], np.uint64)), "candidates"),
+        ((GOOD, "fp16", [[1], [2, 3]]), "candidates"),
+        ((GOOD, np.asarray([1, 2])), "compression"),
+        ((GOOD, [1]), "compression"),
+        ((set(GOOD), "fp16"), "signals"),
+        ((dict(zip(GOOD, GOOD, strict=True)), "fp16"), "signals"),
+        ((np.zeros((4, 2)), "fp16"), "signals"),
     ],
 )
 def test_other_bad_arguments_are_refused_by_name(
@@ -158,6 +170,20 @@ def test_cuda_that_cannot_be_had_is_an_error_that_says_why() -> None:
         GammaSelector(providers="cuda")
     with pytest.raises(SpeckvError, match="'auto', 'cpu' or 'cuda'"):
         GammaSelector(providers="tpu")
+
+
+def test_a_copy_and_a_pickled_selector_decide_alike(selector: GammaSelector) -> None:
+    expected = selector.select(GOOD, "nf4").expected_tokens.tolist()
+    for twin in (copy.deepcopy(selector), pickle.loads(pickle.dumps(selector))):
+        assert twin.select(GOOD, "nf4").expected_tokens.tolist() == expected
+
+
+def test_numbers_of_numpy_are_numbers(selector: GammaSelector) -> None:
+    plain = selector.select(GOOD, 2, [3, 5], [1.0, 2.0])
+    for signals in (np.asarray(GOOD, np.float64), iter(GOOD)):
+        result = selector.select(signals, np.int64(2), np.asarray([3, 5]), np.asarray([1.0, 2.0]))  # type: ignore[arg-type]
+        assert result.gamma == plain.gamma
+    assert selector.select_batch([GOOD], np.int64(2)).gamma.tolist() == [selector.select(GOOD, 2).gamma]
 
 
 def test_missing_and_broken_graphs_are_named(tmp_path: Path) -> None:

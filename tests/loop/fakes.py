@@ -18,6 +18,7 @@ class TableScorer:
         generator = torch.Generator().manual_seed(seed)
         self.table = scale * torch.randn(vocabulary, vocabulary, vocabulary, generator=generator)
         self.device = torch.device("cpu")
+        self.capacity: int | None = None
         self.tokens: list[int] = []
 
     @property

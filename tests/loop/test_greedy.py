@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, Lfm2Config, MambaConfig, PreTrainedModel
 
 from runtime import SpeckvError
 from runtime.loop.generate import Step, speculate
@@ -113,3 +113,24 @@ def test_a_padded_draft_vocabulary_is_cut_to_the_targets(target: PreTrainedModel
         pair = CachedModel(draft, VOCABULARY), CachedModel(target)
         steps = list(speculate(*pair, [1, 2, 3], Fixed(3), max_new_tokens=20))
         assert [token for step in steps for token in step.tokens] == own_tokens(target, [1, 2, 3], 20)
+
+
+def test_text_that_does_not_fit_the_context_is_refused_before_anything_is_computed(target: PreTrainedModel) -> None:
+    context = target.config.max_position_embeddings
+    with pytest.raises(SpeckvError, match=f"do not fit into the draft's context of {context}"):
+        run(target, target, [1] * (context - 3), Fixed(2), 4, ())
+    assert len(run(target, target, [1] * (context - 3), Fixed(2), 3, ())) >= 1
+
+
+@pytest.mark.parametrize("kind", ["mamba", "lfm2"])
+def test_recurrent_models_are_refused(kind: str) -> None:
+    if kind == "mamba":
+        config = MambaConfig(vocab_size=31, hidden_size=16, num_hidden_layers=2)
+    else:
+        config = Lfm2Config(
+            vocab_size=31, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=1, full_attn_idxs=[1],
+        )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(SpeckvError, match="recurrent"):
+        CachedModel(model)

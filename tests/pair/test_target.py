@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -110,3 +112,16 @@ def test_eos_and_prompts_without_a_chat_template(target_folder: Path) -> None:
     assert encode_prompt(target.tokenizer, "w7 w8") == [7, 8]
     target.tokenizer.chat_template = "w1 {{ messages[0]['content'] }} w2"
     assert target.encode("w7 w8") == [1, 7, 8, 2]
+
+
+def test_incomplete_and_damaged_weights_are_refused(target_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "incomplete"
+    shutil.copytree(target_folder, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SpeckvError, match=r"lacks 1 weights, first model\.layers\.1\.mlp\.up_proj"):
+        load_target(str(folder), "fp32", "cpu")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    with pytest.raises(SpeckvError, match="no model can be loaded"):
+        load_target(str(folder), "fp32", "cpu")
