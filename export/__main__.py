@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -10,8 +11,29 @@ from runtime.errors import SpeckvError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one export and return the exit code: 0 done, 1 parity failed, 2 bad input, 130 interrupted."""
+    """Run one export and return the exit code.
+
+    0 done, 1 parity failed, 2 bad input, 74 standard output cannot be written, 130 interrupted, 141 closed pipe.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a failure has an exit code of its own
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except OSError as error:
+        if error.filename is not None:  # about a file, not about standard output
+            raise
+        _discard_output()
+        print(f"error: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
+        return 74
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["drafter"]:
             return _run_drafter(arguments[1:])
@@ -24,6 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+def _discard_output() -> None:
+    """Point standard output nowhere, so that the interpreter's last flush does not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run_predictor(arguments: list[str]) -> int:

@@ -38,7 +38,8 @@ examples:
   python -m export --pickle theirs.pkl --output mine  convert somebody's pickle without running what is in it
   python -m export drafter --help                     the other export: a drafter for a target model
 
-exit codes: 0 written; 1 parity failed, nothing written; 2 bad input, nothing written
+exit codes: 0 written; 1 parity failed, nothing written; 2 bad input, nothing written;
+74 or 141 written, but the summary could not be: standard output is full or closed
 """
 
 
@@ -61,7 +62,10 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(written, indent=2))
     else:
-        print_tables(Console(), written, known)
+        console = Console()
+        with console.capture() as tables:  # rich would turn a closed pipe into exit code 1, which means parity
+            print_tables(console, written, known)
+        print(tables.get(), end="")
     return 0
 
 
@@ -83,7 +87,7 @@ def _export(
         for name, data in files.items():
             (staging / name).write_bytes(data)
         begin("comparing every file with the regressor")
-        parity = check_parity(staging, weights, features)
+        parity = check_parity(staging, features)
     return summary(folder, files, parity, refit), figures is not None
 
 

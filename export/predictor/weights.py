@@ -67,7 +67,10 @@ def read_weights(pickled: PickledRegressor) -> Weights:
         if not isinstance(found, str) or found != needed:
             raise SpeckvError(f"{name}: '{attribute}' is {found!r}, a SpecKV predictor has {needed!r}")
     if "feature_names_in_" in state:
-        names = [str(feature) for feature in np.ravel(state["feature_names_in_"])]
+        names = state["feature_names_in_"]
+        # numpy must not touch what this may be: an object can claim any memory as its array.
+        if not isinstance(names, list) or not all(isinstance(feature, str) for feature in names):
+            raise SpeckvError(f"{name}: 'feature_names_in_' holds something else than strings")
         if names != list(FEATURES):
             raise SpeckvError(f"{name}: fitted on {', '.join(names)}; needed in this order: {', '.join(FEATURES)}")
     layers = [*_pair(name, state, "coefs_"), *_pair(name, state, "intercepts_")]

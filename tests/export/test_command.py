@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -10,9 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from export.__main__ import main
+from export.predictor.contents import Figures
 from export.predictor.package import FILES
+from export.predictor.parity import Parity
+from export.predictor.report import print_tables, summary
 from runtime.errors import SpeckvError
 from tests.export.conftest import OLD_PICKLE, ROOT, contents, run
 
@@ -28,7 +34,7 @@ def test_json_is_all_that_is_printed(records_csv: Path, exported: Path, tmp_path
     }
     assert summary["parity"]["largest_difference"] <= summary["parity"]["tolerance"] == 1e-6
     assert summary["parity"]["rows"] >= 100_000
-    assert summary["parity"]["gamma_differs"] == 0
+    assert summary["parity"]["gamma_ties"] == 0
     assert summary["refit"]["performance"] == json.loads((exported / "config.json").read_text())["performance"]
 
 
@@ -40,7 +46,7 @@ def test_tables_show_the_refit_the_files_and_the_parity(records_csv: Path, tmp_p
     assert "95 % interval" in output
     assert "10,000 paired resamples" in output
     assert all(name in output for name in (*FILES, "SpecKV-accurate"))
-    assert "gamma differs on 0 rows" in output
+    assert "published loop's on every row but 0 exact ties" in output
 
 
 @pytest.mark.parametrize(
@@ -108,6 +114,32 @@ def test_predictor_export_imports_neither_torch_nor_transformers(tmp_path: Path)
         [sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_output_that_cannot_be_written_has_its_own_exit_code(form: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "export", "--pickle", OLD_PICKLE, "--output", tmp_path / "package", *form]
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "wb") as pipe:
+        closed = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True, check=False)
+    assert (closed.returncode, closed.stderr) == (141, "")
+    if not Path("/dev/full").exists():
+        return
+    with Path("/dev/full").open("wb") as disk:
+        full = subprocess.run(command, cwd=ROOT, stdout=disk, stderr=subprocess.PIPE, text=True, check=False)
+    message = "error: cannot write to standard output: No space left on device\n"
+    assert (full.returncode, full.stderr) == (74, message)
+    assert set(contents(tmp_path / "package")) == set(FILES)
+
+
+def test_a_loss_is_printed_with_one_sign(exported: Path) -> None:
+    config = json.loads((exported / "config.json").read_text())
+    figures = Figures(config["training"], config["performance"] | {"speckv_over_fixed_4_percent": -3.0})
+    console = Console(file=io.StringIO(), width=120)
+    parity = Parity("r", 1, 0.0, 0.0, 0.0, 0.0, gamma_ties=0)
+    print_tables(console, summary(exported, {}, parity, figures), known=True)
+    assert "over fixed-4: -3.00 %" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_module_runs_from_another_folder(tmp_path: Path) -> None:

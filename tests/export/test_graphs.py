@@ -12,7 +12,7 @@ import pytest
 
 from export.predictor.decision_graph import build_decision
 from export.predictor.onnx_file import OPSETS
-from export.predictor.parity import edge_rows, random_rows, session
+from export.predictor.parity import edge_rows, random_rows
 from export.predictor.records import read_records
 from export.predictor.unpickler import read_pickle
 from export.predictor.weights import Weights, read_weights
@@ -26,6 +26,7 @@ from runtime.contract import (
     PUBLISHED_CANDIDATES,
     WEIGHTS_FILE,
 )
+from runtime.decision.session import open_session
 from tests.export.conftest import OLD_PICKLE, run
 
 SHIPPED = package_folder()
@@ -57,7 +58,7 @@ def decide(file: Path, rows: np.ndarray, candidates=CANDIDATES, costs=None) -> l
     costs = np.ones(len(candidates)) if costs is None else costs
     feeds = {"signals": rows[:, :4].astype(np.float32), "comp_enc": rows[:, 4].astype(np.int64),
              "candidates": np.asarray(candidates, dtype=np.int64), "step_cost": costs.astype(np.float32)}  # fmt: skip
-    return session(file).run(None, feeds)
+    return open_session(file, "cpu").run(None, feeds)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 4096])
@@ -65,7 +66,7 @@ def test_parity_of_all_files_at_batch(batch: int, regressor) -> None:
     rows = np.concatenate([edge_rows(), random_rows(20_000)])[-batch:].astype(np.float32)
     exact = rows.astype(np.float64)
     rate = regressor.predict(exact)
-    predicted = session(SHIPPED / PREDICTOR_FILE).run(None, {"features": rows})[0]
+    predicted = open_session(SHIPPED / PREDICTOR_FILE, "cpu").run(None, {"features": rows})[0]
     assert (predicted.shape, predicted.dtype) == ((batch, 1), np.float32)
     np.testing.assert_allclose(predicted[:, 0], rate, rtol=0, atol=1e-6)
     npz = Weights.from_npz((SHIPPED / WEIGHTS_FILE).read_bytes())
@@ -79,7 +80,7 @@ def test_parity_of_all_files_at_batch(batch: int, regressor) -> None:
 
 def test_batch_0_answers_nothing() -> None:
     none = np.zeros((0, 6), dtype=np.float32)
-    assert session(SHIPPED / PREDICTOR_FILE).run(None, {"features": none})[0].shape == (0, 1)
+    assert open_session(SHIPPED / PREDICTOR_FILE, "cpu").run(None, {"features": none})[0].shape == (0, 1)
     assert [output.shape for output in decide(SHIPPED / DECISION_FILE, none)] == [(0,), (0, 4), (0, 4)]
 
 
@@ -128,7 +129,7 @@ def test_an_unknown_compression_is_an_error_and_not_an_answer() -> None:
 
 def test_predictor_is_not_clipped() -> None:
     rows = random_rows(5000).astype(np.float32)
-    predicted = session(SHIPPED / PREDICTOR_FILE).run(None, {"features": rows})[0]
+    predicted = open_session(SHIPPED / PREDICTOR_FILE, "cpu").run(None, {"features": rows})[0]
     assert predicted.min() < -0.1
     assert predicted.max() > 1.1
 
@@ -168,7 +169,7 @@ def test_shipped_graphs_are_valid_old_enough_and_say_what_they_are(file: str) ->
     assert json.loads(metadata["candidates"]) == list(PUBLISHED_CANDIDATES)
     assert metadata["source_sha256"] == read_pickle(SHIPPED / PICKLE_FILE).sha256 == manifest["source_sha256"]
     assert (metadata["speckv_format"], metadata["speckv_version"]) == ("1", manifest["version"])
-    assert session(SHIPPED / file).get_modelmeta().custom_metadata_map == metadata
+    assert open_session(SHIPPED / file, "cpu").get_modelmeta().custom_metadata_map == metadata
 
 
 @pytest.mark.parametrize("opset", [OPSETS[0], 18, OPSETS[-1]])

@@ -19,13 +19,13 @@ import pytest
 import yaml
 
 import export
+from export import readme
 from export.predictor import command, package
 from export.predictor.decision_graph import build_decision
 from export.predictor.package import FILES, check_destination, replacing
 from export.predictor.parity import ParityError, check_parity
 from export.predictor.predictor_graph import build_predictor
-from export.predictor.unpickler import read_pickle
-from export.predictor.weights import Weights, read_weights
+from export.predictor.weights import Weights
 from runtime.artifacts import package_folder
 from runtime.contract import (
     CONFIG_FILE,
@@ -36,7 +36,7 @@ from runtime.contract import (
     WEIGHTS_FILE,
 )
 from runtime.errors import SpeckvError
-from tests.export.conftest import OLD_PICKLE, ROOT, contents, run
+from tests.export.conftest import OLD_PICKLE, ROOT, contents, pickled, run
 
 SHIPPED = package_folder()
 CONFIG_KEYS = ["model_name", "description", "architecture", "input_features", "output", "usage", "training",
@@ -104,6 +104,8 @@ def test_card_of_the_shipped_package_is_honest() -> None:
     assert f"gives {means['Fixed-best']:.3f}" in " ".join(body.split())
     assert "refitted with the scored rows" in " ".join(body.split())
     assert "not more tokens per second" in " ".join(body.split())
+    assert "mean squared error of 0.08962 and a correlation of 0.68533." in " ".join(body.split())  # as published
+    assert "mean squared error 0.08962 and correlation 0.68533 on 1,023" in readme.predictor()
     assert "Shikhar Shukla" in body
     assert "Shikhar Shukla" in (SHIPPED / "LICENSE").read_text()
 
@@ -143,8 +145,6 @@ def test_figures_stay_with_their_pickle_and_only_with_it(exported: Path, own_pic
     (folder / CONFIG_FILE).write_text(json.dumps(config))  # figures that no fit gave
     assert run("--pickle", own_pickle, "--output", folder) == 0
     assert json.loads((folder / CONFIG_FILE).read_text())["performance"] is None
-    (folder / MANIFEST_FILE).write_text("{}")
-    assert run("--pickle", own_pickle, "--output", folder) == 0
     shutil.rmtree(folder)
     shutil.copytree(exported, folder)
     assert run("--pickle", OLD_PICKLE, "--output", folder) == 0
@@ -154,9 +154,10 @@ def test_figures_stay_with_their_pickle_and_only_with_it(exported: Path, own_pic
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["notes.txt"], "holds 'notes.txt', which is not part"),
-        ([PICKLE_FILE, "notes.txt"], "holds 'notes.txt', which is not part"),
-        ([PICKLE_FILE, ".git"], "holds '.git', which is not part"),
+        (["notes.txt"], "holds 'notes.txt' but is not a predictor package"),
+        ([PICKLE_FILE, ".git"], "holds '.git' but is not a predictor package"),
+        ([PICKLE_FILE, "README.md"], "holds 'README.md' but is not a predictor package"),
+        ([PICKLE_FILE], f"holds '{PICKLE_FILE}' but is not a predictor package"),
         (["README.md", "LICENSE"], "holds 'LICENSE' but is not a predictor package"),
         (["README.md", MANIFEST_FILE], "holds 'MANIFEST.json' but is not a predictor package"),
     ],
@@ -171,6 +172,30 @@ def test_a_folder_that_is_not_a_package_is_left_alone(
     assert run("--pickle", own_pickle, "--output", folder) == 2
     assert message in capsys.readouterr().err
     assert contents(folder) == dict.fromkeys(names, b"mine")
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", ".git", "README.md"])
+def test_a_package_with_a_file_that_its_manifest_does_not_list_is_left_alone(
+    foreign: str, exported: Path, own_pickle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(exported, folder)
+    manifest = json.loads((folder / MANIFEST_FILE).read_text())
+    manifest["files"].pop(foreign, None)
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
+    (folder / foreign).write_text("mine")
+    before = contents(folder)
+    assert run("--pickle", own_pickle, "--output", folder) == 2
+    assert f"holds '{foreign}', which is not part" in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", '{"speckv_format": "1", "package": "other", "files": {}}', "\x00"])
+def test_a_manifest_of_something_else_is_none(manifest: str, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "package")
+    (tmp_path / "package" / MANIFEST_FILE).write_text(manifest)
+    with pytest.raises(SpeckvError, match="is not a predictor package"):
+        check_destination(tmp_path / "package")
 
 
 def test_files_empty_folders_links_and_bare_manifests(
@@ -280,39 +305,45 @@ def test_exchange_swaps_two_folders_in_one_call(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", [WEIGHTS_FILE, PREDICTOR_FILE, DECISION_FILE])
 def test_parity_notices_a_file_of_other_weights(file: str, exported: Path, tmp_path: Path) -> None:
-    weights = read_weights(read_pickle(exported / PICKLE_FILE))
-    parity = check_parity(exported, weights, np.array([[0.5, 0.9, 1.0, 0.8, 2, 4]] * 3))
+    parity = check_parity(exported, np.array([[0.5, 0.9, 1.0, 0.8, 2, 4]] * 3))
     assert parity.largest <= 1e-6
-    assert (parity.gamma_differs, parity.rows) == (0, 100_756 + 3)
+    assert parity.rows == 100_756 + 3
     shutil.copytree(exported, tmp_path / "package")
     (tmp_path / "package" / file).write_bytes((SHIPPED / file).read_bytes())
     with pytest.raises(ParityError, match=rf"{file}: row \d+ \[.*exceeds 1e-06"):
-        check_parity(tmp_path / "package", weights)
+        check_parity(tmp_path / "package")
+
+
+def test_parity_is_with_the_pickle_in_the_folder(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "package")
+    (tmp_path / "package" / PICKLE_FILE).write_bytes((SHIPPED / PICKLE_FILE).read_bytes())
+    with pytest.raises(ParityError, match=rf"{WEIGHTS_FILE}: row \d+ \[.*exceeds 1e-06"):
+        check_parity(tmp_path / "package")
 
 
 def test_parity_notices_a_wrong_gamma_and_a_graph_that_does_not_run(exported: Path, tmp_path: Path) -> None:
-    weights = read_weights(read_pickle(exported / PICKLE_FILE))
     shutil.copytree(exported, tmp_path / "package")
     decision = tmp_path / "package" / DECISION_FILE
     decision.write_bytes(decision.read_bytes().replace(b"ArgMax", b"ArgMin"))  # right rates, wrong choice
     with pytest.raises(ParityError, match=rf"{DECISION_FILE}: row \d+ .* gives gamma \d, the published loop \d"):
-        check_parity(tmp_path / "package", weights)
+        check_parity(tmp_path / "package")
     decision.write_bytes(b"not a graph")
     with pytest.raises(ParityError, match=f"{DECISION_FILE}: onnxruntime cannot run it"):
-        check_parity(tmp_path / "package", weights)
+        check_parity(tmp_path / "package")
 
 
 def test_parity_counts_exact_ties_apart(tmp_path: Path) -> None:
     nothing = Weights(np.zeros((6, 3)), np.zeros(3), np.zeros((3, 1)), np.zeros(1))  # every row ties
+    (tmp_path / PICKLE_FILE).write_bytes(pickled(nothing.regressor()))
     (tmp_path / WEIGHTS_FILE).write_bytes(nothing.npz())
     (tmp_path / PREDICTOR_FILE).write_bytes(build_predictor(nothing, 17, "none"))
     graph = build_decision(nothing, 17, "none")
     (tmp_path / DECISION_FILE).write_bytes(graph)
-    assert check_parity(tmp_path, nothing).gamma_ties == 0
+    assert check_parity(tmp_path).gamma_ties == 0
     last_wins = graph.replace(b"select_last_index\x18\x00", b"select_last_index\x18\x01")
     (tmp_path / DECISION_FILE).write_bytes(last_wins)
-    parity = check_parity(tmp_path, nothing)
-    assert (parity.gamma_differs, parity.gamma_ties) == (0, parity.rows)
+    parity = check_parity(tmp_path)
+    assert parity.gamma_ties == parity.rows
 
 
 def test_failed_parity_writes_nothing_and_exits_1(

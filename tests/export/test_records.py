@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.predictor.fit import fit_regressor
 from export.predictor.records import COLUMNS, read_records
 from runtime.errors import SpeckvError
 from tests.export.conftest import contents, run, step_rows, write_csv
@@ -47,6 +48,11 @@ def test_byte_order_mark_extra_columns_and_blank_lines_are_tolerated(tmp_path: P
         ("gamma", "0", "without drafted tokens"),
         ("gamma", "2.5", "2.5 is not a count"),
         ("gamma", "1e400", "not a finite number"),
+        ("gamma", "1e300", "1e+300 is above 1024 tokens"),
+        ("gamma", "1025", "1025 is above 1024 tokens"),
+        ("gamma", "0_4", "'0_4' is not a number"),
+        ("mean_draft_entropy", "20", "20 is above 'max_draft_entropy'"),
+        ("min_draft_confidence", "0.999", "0.999 is above 'mean_draft_confidence'"),
         ("step", "-1", "-1 is not a count"),
         ("accepted", "9", "9 accepted of 4 drafted"),
         ("accepted", "-1", "-1 is not a count"),
@@ -107,6 +113,20 @@ def test_unreadable_and_too_few_records_are_named(tmp_path: Path, capsys: pytest
     _refused(write_csv(tmp_path / "few.csv", step_rows(7)), tmp_path, capsys, "too few records", "has 1 of 7")
     same = [row | {"accepted": 0, "acceptance_rate": 0, "tokens_produced": 1} for row in step_rows(60)]
     _refused(write_csv(tmp_path / "same.csv", same), tmp_path, capsys, "all have one acceptance rate")
+
+
+def test_rounding_may_put_a_mean_beyond_its_extreme(tmp_path: Path) -> None:
+    rows = step_rows(5)
+    rows[0] |= {"mean_draft_entropy": 1.0005, "max_draft_entropy": 1, "mean_draft_confidence": 0.5,
+                "min_draft_confidence": 0.5005, "gamma": 1024, "accepted": 0, "acceptance_rate": 0,
+                "tokens_produced": 1}  # fmt: skip
+    assert len(read_records([write_csv(tmp_path / "steps.csv", rows)])) == 5
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the overflow on the way there
+def test_what_scikit_learn_cannot_fit_is_one_error() -> None:
+    with pytest.raises(SpeckvError, match=r"the MLPRegressor cannot be fitted \(.*\); check the records"):
+        fit_regressor(np.full((20, 6), 1e300), np.linspace(0, 1, 20))
 
 
 def _refused(path: Path, folder: Path, capsys: pytest.CaptureFixture[str], *parts: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from export.predictor.weights import read_weights
 from runtime.artifacts import package_folder
 from runtime.contract import FEATURES, PICKLE_FILE
 from runtime.errors import SpeckvError
-from tests.export.conftest import OLD_PICKLE, contents, pickled, run
+from tests.export.conftest import OLD_PICKLE, ROOT, contents, pickled, run
 
 WITNESS = "speckv-hostile-pickle-ran"
 
@@ -130,7 +132,7 @@ def test_a_hostile_part_inside_a_real_regressor_is_refused(tmp_path: Path, capsy
         (b"\x80\x02cnumpy\nndarray\n(M\xe7\x03lR.", "not a readable pickle"),
         (pickled(Runs(np.ndarray, (2**60,))), "not a readable pickle"),  # larger than any memory
         (b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x03\x00\x00\x00hex\x86R.", "bytes encoded as hex"),
-        (b"ccopy_reg\n_reconstructor\n(cnumpy\nndarray\nc__builtin__\nobject\nNtR.", "ndarray is not made this way"),
+        (b"ccopy_reg\n_reconstructor\n(cnumpy\nndarray\nc__builtin__\nobject\nNtR.", "is not made this way"),
         (pickled({"model": 1}), "holds a dict, not an MLPRegressor"),
         (pickled(np.zeros(3)), "holds a ndarray, not an MLPRegressor"),
         (pickled(fitted()._optimizer), "holds a AdamOptimizer, not an MLPRegressor"),
@@ -156,7 +158,9 @@ def test_what_is_not_a_predictor_is_named(
         ("coefs_", [np.full((6, 16), np.nan), np.zeros((16, 1))], "'coefs_' holds NaN or infinity"),
         ("coefs_", [[1.0], [2.0]], "'coefs_' holds something else"),
         ("coefs_", np.zeros(2), "'coefs_' has ndarray layers"),
-        ("intercepts_", [np.zeros(16, dtype=object), np.zeros(1)], "'intercepts_' holds something else"),
+        ("intercepts_", [np.zeros(16, dtype=object), np.zeros(1)], "an object array of something else than strings"),
+        ("intercepts_", [np.array(["a"] * 16, dtype=object), np.zeros(1)], "'intercepts_' holds something else"),
+        ("feature_names_in_", [np.zeros(2)] * 6, "'feature_names_in_' holds something else than strings"),
         ("intercepts_", [np.zeros(15), np.zeros(1)], "'intercepts_[0]' has shape (15,)"),
         ("feature_names_in_", np.array(FEATURES[::-1], dtype=object), "fitted on gamma, comp_enc"),
     ],
@@ -173,6 +177,43 @@ def test_feature_names_in_contract_order_are_accepted() -> None:
     regressor = fitted()
     regressor.feature_names_in_ = np.array(FEATURES, dtype=object)
     assert read_weights(parse_pickle("r.pkl", pickled(regressor))).W1.shape == (6, 16)
+
+
+class Claims:
+    """Pickles to a stand-in whose attribute claims foreign memory as its array."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        memory = {"data": (0x41414141, False), "shape": (6,), "typestr": "|O", "version": 3}
+        return MLPRegressor, (), {"__array_interface__": memory}
+
+
+FORGED = [
+    Runs(np.ndarray, (6,), Runs(np.dtype, "O"), b"A" * 48),  # six pointers to objects
+    Runs(np._core.numeric._frombuffer, b"A" * 48, np.dtype("O"), (6,), "C"),  # type: ignore[attr-defined]
+    Runs(np._core.multiarray.scalar, np.dtype("O"), b"A" * 8),  # type: ignore[attr-defined]
+    Claims(),
+]
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_forged_pointers_end_in_one_line_and_not_in_a_crash(forged: object, tmp_path: Path) -> None:
+    regressor = pickle.loads((package_folder() / PICKLE_FILE).read_bytes())
+    regressor.feature_names_in_ = forged
+    (tmp_path / "their.pkl").write_bytes(pickled(regressor))
+    command = [sys.executable, "-m", "export", "--pickle", tmp_path / "their.pkl", "--output", tmp_path / "package"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done  # a segmentation fault is -11
+    assert len(done.stderr.splitlines()) == 1
+    assert "their.pkl" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["their.pkl"]
+
+
+@pytest.mark.parametrize("value", [np.array([1.5], dtype=object), np.zeros(1, dtype=[("a", "O")]), np.zeros(1, "V8")])
+def test_arrays_of_anything_but_numbers_and_names_are_refused(value: object) -> None:
+    regressor = fitted()
+    regressor.extra_ = value
+    with pytest.raises(SpeckvError, match="not a readable pickle"):
+        parse_pickle("r.pkl", pickled(regressor))
 
 
 @pytest.mark.parametrize("compress", [0, 3])
