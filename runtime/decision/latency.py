@@ -97,6 +97,7 @@ def measure_decisions(package: Path, cuda: bool, rounds: int, per_round: int = 2
     rows = random_signals(per_round)
     signals = [tuple(row) for row in rows.tolist()]
     ways = contenders(package, cuda)
+    batched = GammaSelector(package, "cpu")
     samples: dict[str, list[float]] = {}
     sklearn_installed = importlib.util.find_spec("sklearn") is not None
     loop: AbstractContextManager[Any] = SklearnLoop() if sklearn_installed else nullcontext()
@@ -114,6 +115,10 @@ def measure_decisions(package: Path, cuda: bool, rounds: int, per_round: int = 2
                 for row in signals:
                     decide(row)
                 samples.setdefault(name, []).append(time.perf_counter() - start)
+            start = time.perf_counter()
+            gammas = batched.select_batch(rows, FP16).gamma.tolist()
+            samples.setdefault(f"decision graph, {per_round} rows in one call", []).append(time.perf_counter() - start)
+            _assert_equal("the batch", gammas, expected)
     return [_timing(name, np.asarray(seconds) / per_round * 1e6) for name, seconds in samples.items()]
 
 
