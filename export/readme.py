@@ -147,10 +147,10 @@ def precisions() -> str:
         )
         for row in measured["rows"]
     ]
-    tokens = (f"{width.removeprefix('eager')} tokens, ms" for width in widths)
+    tokens = (f"q = {width.removeprefix('eager')}, ms" for width in widths)
     return (
         f"The embedded target in each precision on two cores of {measured['device']} (one draft forward: "
-        f"{measured['rows'][0]['draft_ms']:.0f} ms): one forward on so many tokens, agreement of the loop with "
+        f"{measured['rows'][0]['draft_ms']:.0f} ms): one forward on q tokens, agreement of the loop with "
         f"token-by-token greedy decoding over {measured['rows'][0]['tokens']} tokens, perplexity on a fixed text.\n\n"
         + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), rows)
     )
