@@ -14,6 +14,15 @@ FEATURES = (*SIGNALS, "comp_enc", "gamma")
 COMPRESSION_CODES = {"fp16": 0, "int8": 1, "nf4": 2}
 """Target precision to `comp_enc`."""
 
+PRECISIONS = ("fp32", "bf16", *COMPRESSION_CODES)
+"""What a target can be loaded in."""
+
+
+def compression_of(precision: str) -> str:
+    """Return what the selector is told of a precision: int8 and nf4 as they are, every other one is "fp16"."""
+    return precision if precision in COMPRESSION_CODES else "fp16"
+
+
 PUBLISHED_CANDIDATES = (2, 4, 6, 8)
 """The speculation lengths (tokens) that the published controller chooses from."""
 

@@ -1,4 +1,4 @@
-"""What the command lines share: a parser with an example, and checked numbers."""
+"""What the command lines share: a parser with an example, the pair, and checked numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def add_command(
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.set_defaults(run=run)
     return parser
+
+
+def add_pair(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name a draft/target pair and where it runs."""
+    parser.add_argument("--target", metavar="ID", help="Hub id or folder (default: SmolLM2-135M-Instruct)")
+    parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
 
 
 def whole_number(least: int) -> Callable[[str], int]:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from runtime.commands.arguments import Subparsers, add_command, whole_number
+from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, make_policy
 
@@ -33,10 +33,8 @@ def add_parser(subparsers: Subparsers) -> None:
         'python -m runtime generate "Write a haiku about compilers." --max-new-tokens 60',
     )
     parser.add_argument("prompt", metavar="PROMPT")
-    parser.add_argument("--target", metavar="ID", help="Hub id or folder (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
+    add_pair(parser)
     parser.add_argument("--target-precision", metavar="P", help="fp32, bf16, fp16, int8 or nf4")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
     spread = parser.add_mutually_exclusive_group()
     spread.add_argument("--device-map", choices=("auto",), help="spread the target's layers over all GPUs")
     spread.add_argument("--tensor-parallel", action="store_true", help="split every layer; run under torchrun")
@@ -100,11 +98,10 @@ def _check(options: argparse.Namespace) -> None:
 
 def _steps(options: argparse.Namespace, draft: PreTrainedModel, target: Target, sampling: Sampling) -> Iterator[Step]:
     from runtime.loop.generate import speculate
-    from runtime.loop.scorer import CachedModel
+    from runtime.loop.scorer import cached_pair
 
     return speculate(
-        CachedModel(draft, target.model.config.get_text_config().vocab_size),
-        CachedModel(target.model),
+        *cached_pair(draft, target.model),
         target.encode(options.prompt),
         make_policy(options.policy, target.compression),
         max_new_tokens=options.max_new_tokens,

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING
 
-from runtime.commands.arguments import Subparsers, add_command, whole_number
+from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.prompts import TASKS, read_prompts
 
 if TYPE_CHECKING:
@@ -23,10 +23,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "Compare precisions of a target: weight bytes, step times, agreement with token-by-token greedy, perplexity.",
         "python -m runtime precisions --precision fp32 int8 nf4 --device cpu",
     )
-    parser.add_argument("--target", metavar="ID", help="Hub id or folder (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
+    add_pair(parser)
     parser.add_argument("--precision", nargs="+", default=["fp16", "int8", "nf4"], metavar="P")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=64, metavar="N", help="of each prompt")
 
 

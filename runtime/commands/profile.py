@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.commands.arguments import Subparsers, add_command, whole_number
+from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.contract import PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
 from runtime.prompts import read_prompts
@@ -27,13 +27,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "python -m runtime profile --precision fp16 nf4 --output profiles/mine",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new, or a profile to continue")
-    parser.add_argument("--target", metavar="ID", help="Hub id or folder (default: SmolLM2-135M-Instruct)")
-    parser.add_argument("--draft", metavar="ID", help="Hub id, folder, or early-exit[:LAYERS] of the target")
+    add_pair(parser)
     parser.add_argument("--precision", nargs="+", default=["fp16"], metavar="P", help="fp32, bf16, fp16, int8, nf4")
     parser.add_argument("--gammas", nargs="+", type=whole_number(1), default=list(PUBLISHED_CANDIDATES), metavar="N")
     parser.add_argument("--prompts", type=Path, metavar="JSONL", help='lines {"task": …, "prompt": …}')
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=128, metavar="N", help="of each prompt")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     prompts = tuple(read_prompts(options.prompts))
     from runtime.pair.target import check_precision, resolve_device
     from runtime.profile.profile import Plan
-    from runtime.profile.trace import LOOKAHEAD
+    from runtime.replay.traces import LOOKAHEAD
 
     for precision in options.precision:
         check_precision(precision)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command
-from runtime.contract import COMPRESSION_CODES
+from runtime.contract import PRECISIONS, compression_of
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, THRESHOLD, TIMED, make_policy
 from runtime.policies.step_times import BACKENDS, StepTimes, read_step_times
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from runtime.replay.comparison import Comparison
     from runtime.replay.traces import Text
 
-PRECISIONS = ("fp32", "bf16", *COMPRESSION_CODES)
 DEFAULT_POLICIES = ("none", "fixed:4", "speckv", *THRESHOLD, "heuristic", "moving-average", *TIMED, "oracle")
 
 
@@ -82,8 +81,7 @@ def _precision(path: Path) -> str:
 def _policies(names: Sequence[str], precision: str, times: StepTimes, texts: Sequence[Text]) -> list[Policy]:
     from runtime.replay.oracle import Oracle
 
-    # What the selector is told of a precision: int8 and nf4 as they are, every other one is fp16.
-    compression = precision if precision in COMPRESSION_CODES else "fp16"
+    compression = compression_of(precision)
     return [Oracle(texts) if name == "oracle" else make_policy(name, compression, times) for name in names]
 
 

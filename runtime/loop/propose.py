@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -56,5 +57,5 @@ def token_signals(logits: Tensor) -> Tensor:
     log_p = torch.log_softmax(logits, dim=-1)
     p = log_p.exp()
     # A masked token (log p = -inf) adds nothing; rounding may not take the entropy below 0.
-    entropy = torch.special.entr(p).sum(-1, keepdim=True).clamp_min(0) / torch.log(torch.tensor(2.0))
+    entropy = torch.special.entr(p).sum(-1, keepdim=True).clamp_min(0) / math.log(2)
     return torch.cat([entropy, p.topk(2, dim=-1).values.clamp_max(1)], dim=-1)

@@ -71,9 +71,10 @@ class CachedModel:
     def score(self, tokens: Tensor, keep: int) -> Tensor:
         """Append `tokens` (int64 `[n]`) and return the logits, float32 `[keep, V]`, after the last `keep` of them."""
         positions = torch.arange(self.length, self.length + len(tokens), device=self.device)
+        missing = self.vocabulary - self._known
         # A padding id of the target's that a narrower draft does not know may be any token to it.
         output = self.model(
-            input_ids=tokens.clamp_max(self._known - 1)[None],
+            input_ids=(tokens if missing <= 0 else tokens.clamp_max(self._known - 1))[None],
             position_ids=positions[None],
             past_key_values=self._cache,
             use_cache=True,
@@ -86,7 +87,6 @@ class CachedModel:
                 "cache: the loop cannot roll it back, use another model"
             )
         logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
-        missing = self.vocabulary - self._known
         return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing > 0 else logits
 
     def rollback(self, length: int) -> None:
@@ -95,3 +95,8 @@ class CachedModel:
             # Negative means "remove this many" in every supported release of transformers.
             self._cache.crop(length - self.length)
             self.length = length
+
+
+def cached_pair(draft: PreTrainedModel, target: PreTrainedModel) -> tuple[CachedModel, CachedModel]:
+    """Return empty scorers of a draft and its target, with logits as wide as the target's."""
+    return CachedModel(draft, target.config.get_text_config().vocab_size), CachedModel(target)

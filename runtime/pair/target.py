@@ -18,12 +18,11 @@ from transformers import (
 )
 from transformers.distributed import DistributedConfig
 
-from runtime.contract import COMPRESSION_CODES
+from runtime.contract import PRECISIONS, compression_of
 from runtime.errors import SpeckvError
 from runtime.pair.embedded import HUB_ID, embedded_target
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-PRECISIONS = (*DTYPES, "int8", "nf4")
 PLACEMENTS = ("one device", "auto", "tensor parallel")
 
 
@@ -145,11 +144,6 @@ def resolve_device(device: str | None) -> str:
             f"device '{device}' was asked for, but torch {torch.__version__} finds no CUDA device: use cpu"
         )
     return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def compression_of(precision: str) -> str:
-    """Return what the selector is told of a precision: int8 and nf4 as they are, every other one is "fp16"."""
-    return precision if precision in COMPRESSION_CODES else "fp16"
 
 
 def precision_of(model: PreTrainedModel) -> str:

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel
 
 from runtime.loop.generate import speculate
-from runtime.loop.scorer import CachedModel
+from runtime.loop.scorer import CachedModel, cached_pair
 from runtime.pair.target import Target
 from runtime.policies.fixed import Fixed
 from runtime.profile.step_times import TARGET_WIDTHS, measure_step_times
@@ -70,9 +70,7 @@ def perplexity(target: Target, text: str) -> float:
 
 
 def _agreement(target: Target, draft: PreTrainedModel, prompt: list[int], new: int) -> list[bool]:
-    vocabulary = target.model.config.get_text_config().vocab_size
-    pair = CachedModel(draft, vocabulary), CachedModel(target.model)
-    steps = speculate(*pair, prompt, Fixed(GAMMA), max_new_tokens=new, eos=target.eos)
+    steps = speculate(*cached_pair(draft, target.model), prompt, Fixed(GAMMA), max_new_tokens=new, eos=target.eos)
     tokens = [token for step in steps for token in step.tokens]
     alone = CachedModel(target.model)
     context = torch.tensor([*prompt, *tokens[:-1]], device=alone.device)

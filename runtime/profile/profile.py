@@ -13,8 +13,9 @@ import transformers
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
+from runtime.contract import compression_of
 from runtime.pair.draft import load_draft
-from runtime.pair.target import Target, compression_of, load_target
+from runtime.pair.target import Target, load_target
 from runtime.profile.records import Row, step_records, to_csv
 from runtime.profile.step_times import DRAFT_WIDTHS, TARGET_WIDTHS, measure_step_times
 from runtime.profile.store import RECORDS, STEP_TIMES, Store, digest, npz

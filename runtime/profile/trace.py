@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from runtime.loop.propose import token_signals
+from runtime.replay.traces import LOOKAHEAD
 
-LOOKAHEAD = 16
-"""Tokens of a rollout: the longest gamma that a replay can follow."""
 ROLLOUTS_AT_ONCE = 64
 """Positions rolled out in one batch. Fixed, so that the arithmetic does not depend on the machine's memory."""
 

@@ -26,6 +26,7 @@ from runtime.policies.speckv import SpecKV
 from runtime.prompts import TASKS, read_prompts
 from tests.loop.fakes import StopWhenUnsure
 from tests.loop.test_sampling import FALSE_ALARM, p_value
+from tests.loop.watched import Watched
 
 Pair = tuple[PreTrainedModel, Target]
 
@@ -36,16 +37,6 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     assert target.precision == request.param
     yield load_draft(None, target), target
     torch.cuda.empty_cache()
-
-
-class Watched(CachedModel):
-    """A target that remembers the logits of its last call."""
-
-    last: Tensor
-
-    def score(self, tokens: Tensor, keep: int) -> Tensor:
-        self.last = super().score(tokens, keep)
-        return self.last
 
 
 def policies(target: Target) -> list[Policy]:

@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from runtime import GammaSelector, SpeckvError
+from runtime.contract import PRECISIONS
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import CachedModel
 from runtime.pair import target as target_module
 from runtime.pair.early_exit import early_exit
-from runtime.pair.target import PRECISIONS, Target, encode_prompt, load_target, precision_of
+from runtime.pair.target import Target, encode_prompt, load_target, precision_of
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
 from runtime.policies.speckv import SpecKV
+from tests.loop.watched import Watched
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
@@ -38,14 +39,6 @@ def test_the_compression_follows_from_the_loaded_weights(target: Target, request
 def test_a_quantised_target_is_smaller(target_folder: Path) -> None:
     sizes = {p: load_target(str(target_folder), p, "cpu").model.get_memory_footprint() for p in PRECISIONS}
     assert sizes["nf4"] < sizes["int8"] < sizes["fp16"] == sizes["bf16"] < sizes["fp32"]
-
-
-class Watched(CachedModel):
-    last: Tensor
-
-    def score(self, tokens: Tensor, keep: int) -> Tensor:
-        self.last = super().score(tokens, keep)
-        return self.last
 
 
 def test_every_committed_token_is_the_argmax_of_its_verifying_call(target: Target) -> None:
