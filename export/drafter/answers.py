@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from export.drafter.checkpoint import Stop
 from export.drafter.corpus import Documents, Ints
 from export.drafter.generate import decode
 from export.drafter.prompts import compose
+from export.drafter.shared_file import make_once
 from export.drafter.turns import own_turns
 from runtime.pair.target import encode_prompt
 
@@ -26,7 +29,8 @@ CACHE_SHARE = 0.5
 """Share of the device's memory for one chunk's key/value cache."""
 STRAGGLERS = 1 / 16
 CPU_SLOTS = 16_384
-MOST_ROWS = 4096
+MOST_ROWS = 6144
+TURNS_PER_PROMPT = 2
 
 
 def generate_answers(
@@ -39,44 +43,76 @@ def generate_answers(
     progress: Progress,
     stop: Stop,
 ) -> Documents:
-    """Return prompts (`count` composed ones, as many user turns of the target's own) with the target's answers.
+    """Return prompts (`count` composed ones, twice as many user turns of the target's own) with the target's answers.
 
-    Generates until the budget (seconds, resumed runs counted) is spent.
-
-    At least one chunk is made; three passes over the prompts are the most.
+    Generates until the budget is spent: seconds of decoding, summed over all runs and over all processes that share the
+    folder. At least one chunk is made; three passes over the prompts are the most. The answers are those of the first
+    chunks that fill the budget, the same in every process.
 
     Raises:
         KeyboardInterrupt: between chunks, after a stop was requested; finished chunks stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     inputs = _prompt_tokens(tokenizer, count, seed)
-    inputs += own_turns(target, tokenizer, folder, count, seed, progress, stop)
+    inputs += own_turns(target, tokenizer, folder, TURNS_PER_PROMPT * count, seed, progress, stop)
     task = progress.add_task("generating", total=budget)
-    chunks: list[Documents] = []
-    spent, tokens = 0.0, 0
-    for number, (temperature, chosen) in enumerate(_chunks(inputs, _slots(target), seed)):
-        path = folder / f"answers-{number:04d}.npz"
-        if not path.exists():
-            if chunks and spent >= budget:
-                break
-            _write_chunk(target, [inputs[i] for i in chosen], temperature, seed + number, path)
-        chunks.append(Documents.load(path))
-        with np.load(path) as arrays:
-            spent += float(arrays["seconds"])
-        tokens += int(chunks[-1].predicted.sum())
+    chunks = [
+        _Chunk(folder / f"answers-{number:04d}.npz", [inputs[i] for i in chosen], temperature, seed + number)
+        for number, (temperature, chosen) in enumerate(_chunks(inputs, _slots(target), seed))
+    ]
+    for chunk in chunks:
+        spent, tokens = _done(chunks)
         text = f"generating  {tokens / 1e6:.2f} M tokens  {tokens / max(spent, 1e-9) / 1e3:.0f} k tok/s"
         progress.update(task, description=text, completed=min(spent, budget))
         stop.check()
-    return Documents.join(chunks)
+        if spent >= budget:
+            break
+        make_once(chunk.path, partial(chunk.write, target))
+    return _fill_budget(chunks, budget, target)
 
 
-def _write_chunk(target: PreTrainedModel, inputs: list[list[int]], temperature: float, seed: int, path: Path) -> None:
-    begun = time.monotonic()
-    answers = decode(target, inputs, ANSWER_TOKENS, temperature, seed, STRAGGLERS)
-    gc.collect()  # the cache and its layers refer to each other; without this two chunks would need room at once
-    sequences = [prompt + answer for prompt, answer in zip(inputs, answers, strict=True)]
-    documents = Documents.of(sequences, [len(prompt) for prompt in inputs])
-    documents.save(path, seconds=time.monotonic() - begun)
+@dataclass(frozen=True)
+class _Chunk:
+    """Prompts that are answered in one go, at one temperature, and the file that receives them."""
+
+    path: Path
+    prompts: list[list[int]]
+    temperature: float
+    seed: int
+
+    def write(self, target: PreTrainedModel, path: Path) -> None:
+        """Generate the answers and write them to `path`."""
+        begun = time.monotonic()
+        answers = decode(target, self.prompts, ANSWER_TOKENS, self.temperature, self.seed, STRAGGLERS)
+        gc.collect()  # the cache and its layers refer to each other; without this two chunks would need room at once
+        sequences = [prompt + answer for prompt, answer in zip(self.prompts, answers, strict=True)]
+        documents = Documents.of(sequences, [len(prompt) for prompt in self.prompts])
+        documents.save(path, seconds=time.monotonic() - begun)
+
+    def seconds(self) -> float:
+        """Return what the finished chunk took."""
+        with np.load(self.path) as arrays:
+            return float(arrays["seconds"])
+
+
+def _done(chunks: list[_Chunk]) -> tuple[float, int]:
+    """Return seconds and tokens of the finished chunks, whoever made them."""
+    finished = [chunk for chunk in chunks if chunk.path.exists()]
+    tokens = sum(int(Documents.load(chunk.path).predicted.sum()) for chunk in finished)
+    return sum(chunk.seconds() for chunk in finished), tokens
+
+
+def _fill_budget(chunks: list[_Chunk], budget: float, target: PreTrainedModel) -> Documents:
+    """Return the documents of the first chunks that take `budget` seconds, waiting for other processes' chunks."""
+    parts: list[Documents] = []
+    spent = 0.0
+    for chunk in chunks:
+        make_once(chunk.path, partial(chunk.write, target), wait=True)
+        parts.append(Documents.load(chunk.path))
+        spent += chunk.seconds()
+        if spent >= budget:
+            break
+    return Documents.join(parts)
 
 
 def _prompt_tokens(tokenizer: Any, count: int, seed: int) -> list[list[int]]:

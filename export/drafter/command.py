@@ -19,6 +19,7 @@ from export.drafter.answers import generate_answers
 from export.drafter.checkpoint import Position, Stop
 from export.drafter.corpus import Collator, Documents, machine_text
 from export.drafter.package import SIZE_LIMIT, Origin, write_package
+from export.drafter.shared_file import make_once
 from export.drafter.states import target_states
 from export.drafter.students import Student, make_student
 from export.drafter.train import LEARNING_RATE, Trainer
@@ -56,7 +57,8 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line's definition."""
     result = argparse.ArgumentParser(
         prog="python -m export drafter",
-        description="Distil small drafters that share the target's embedding and head.",
+        description="Distil small drafters that share the target's embedding and head. Processes with the same "
+        "--work, one per GPU, share the generating and train different --layers.",
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -64,10 +66,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--target", required=True, help="model folder or Hub id")
     result.add_argument("--target-name", help="name for the card (default: the Hub id, or the folder's name)")
     result.add_argument("--output", type=Path, required=True, help="receives one folder per candidate, N-layers/")
-    result.add_argument("--work", type=Path, required=True, help="generated text and checkpoint, to resume from")
+    result.add_argument(
+        "--work", type=Path, required=True, help="generated text and checkpoints, to resume from and to share"
+    )
     result.add_argument("--layers", type=int, nargs="+", default=[2, 4, 6], help="candidates, trained side by side")
     result.add_argument("--minutes", type=float, required=True, help="time budget of the training")
-    result.add_argument("--generate-minutes", type=float, default=2.0, help="time budget of the target's answers")
+    result.add_argument(
+        "--generate-minutes", type=float, default=2.0, help="time budget of the target's answers, summed over processes"
+    )
     result.add_argument("--prompts", type=int, default=32_000, help="number of composed prompts (default 32000)")
     result.add_argument("--batch-tokens", type=int, default=32_768, help="tokens per step (default 32768)")
     result.add_argument("--seed", type=int, default=42)
@@ -93,7 +99,7 @@ def run(options: argparse.Namespace, console: Console, stop: Stop) -> list[dict[
             batch_tokens=options.batch_tokens,
             budget=options.minutes * 60,
             settings=_settings(options, documents),
-            checkpoint=options.work / "checkpoint.pt",
+            checkpoint=options.work / f"checkpoint-{'-'.join(map(str, options.layers))}.pt",
             stop=stop,
         )
         position = trainer.run(progress)
@@ -155,12 +161,15 @@ def _training_text(
         progress,
         stop,
     )
-    path = options.work / "text.npz"
-    if not path.exists():
+
+    def write_text(path: Path) -> None:
         progress.console.print("reading source code and documentation of this machine")
         wanted = int(answers.predicted.sum() * TEXT_SHARE / (1 - TEXT_SHARE))
         machine_text(tokenizer, wanted, options.seed).save(path)
-    return Documents.join([answers, Documents.load(path)])
+
+    text = options.work / "text.npz"
+    make_once(text, write_text, wait=True)
+    return Documents.join([answers, Documents.load(text)])
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from export.drafter.corpus import Collator, batch_plan
 
 BATCH_TOKENS = 131_072
-DEVICE_SHARE = 0.5
+DEVICE_SHARE = 0.6
 """The states stay on the device if they fill at most this share of its free memory, else in host memory."""
 
 

@@ -7,6 +7,7 @@ with SmolLM2-135M-Instruct and four layers).
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel
 from export.drafter.checkpoint import Stop
 from export.drafter.corpus import Documents
 from export.drafter.generate import decode, end_tokens
+from export.drafter.shared_file import make_once
 from runtime.prompts import read_prompts
 
 TURN_TOKENS = 96
@@ -31,8 +33,8 @@ def own_turns(
 ) -> list[list[int]]:
     """Return about `count` prompts as chat token ids, up to the answer's start; chunk files in `folder` resume it.
 
-    Turns that do not end within 96 tokens are dropped, and so is a held-out prompt, should the target write one. A
-    tokenizer without a chat template has no turns: the answer is empty.
+    Turns that do not end within 96 tokens are dropped, and so are repeated ones and held-out prompts, should the target
+    write one. A tokenizer without a chat template has no turns: the answer is empty.
 
     Raises:
         KeyboardInterrupt: between chunks, after a stop was requested; finished chunks stay.
@@ -40,23 +42,32 @@ def own_turns(
     if tokenizer.chat_template is None:
         return []
     before, after = _ends_of_a_turn(tokenizer)
-    held_out = {prompt.text for prompt in read_prompts()}
     task = progress.add_task("user turns", total=count)
+    chunks = range(-(-count // ROWS))
+    for wait in (False, True):  # first the chunks that no other process is making, then the rest
+        for number in chunks:
+            rows = min(ROWS, count - number * ROWS)
+            make = partial(
+                _write_chunk, target, [before] * rows, TEMPERATURES[number % len(TEMPERATURES)], seed + number
+            )
+            make_once(folder / f"turns-{number:04d}.npz", make, wait)
+            progress.update(task, completed=min(count, (number + 1) * ROWS))
+            stop.check()
+    seen = {prompt.text for prompt in read_prompts()}
     prompts: list[list[int]] = []
-    for number in range(-(-count // ROWS)):
-        path = folder / f"turns-{number:04d}.npz"
-        rows = min(ROWS, count - number * ROWS)
-        if not path.exists():
-            temperature = TEMPERATURES[number % len(TEMPERATURES)]
-            written = decode(target, [before] * rows, TURN_TOKENS, temperature, seed + number, stragglers=1 / 8)
-            turns = _finished(written, end_tokens(target))
-            Documents.of(turns, [0] * len(turns)).save(path)
-        turns = Documents.load(path).sequences()
-        texts = tokenizer.batch_decode(turns)
-        prompts += [before + turn + after for turn, text in zip(turns, texts, strict=True) if text not in held_out]
-        progress.advance(task, rows)
-        stop.check()
+    for number in chunks:
+        turns = Documents.load(folder / f"turns-{number:04d}.npz").sequences()
+        for turn, text in zip(turns, tokenizer.batch_decode(turns), strict=True):
+            if text not in seen:
+                prompts.append(before + turn + after)
+            seen.add(text)
     return prompts
+
+
+def _write_chunk(target: PreTrainedModel, starts: list[list[int]], temperature: float, seed: int, path: Path) -> None:
+    written = decode(target, starts, TURN_TOKENS, temperature, seed, stragglers=1 / 8)
+    turns = _finished(written, end_tokens(target))
+    Documents.of(turns, [0] * len(turns)).save(path)
 
 
 def _ends_of_a_turn(tokenizer: Any) -> tuple[list[int], list[int]]:
