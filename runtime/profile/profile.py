@@ -22,7 +22,7 @@ from runtime.profile.store import RECORDS, STEP_TIMES, Store, digest, npz
 from runtime.profile.trace import greedy_outputs, trace
 from runtime.prompts import Prompt
 
-PROMPTS_PER_PART = 8
+PROMPTS_PER_PART = 16
 """Prompts decoded in one batch and finished together. Fixed, so that no batch depends on the number of workers."""
 KINDS = ("rollouts", "verified", "tokens")
 
