@@ -37,6 +37,10 @@ class StepTimes:
         """Milliseconds of one target forward on `tokens` ≥ 1."""
         return self._target[min(tokens, self.WIDEST)]
 
+    def drafting_ms(self, gamma: int, pending: int = 1) -> float:
+        """Milliseconds of drafting `gamma` ≥ 0 tokens; see `step_ms`."""
+        return self.draft_ms(pending) + (gamma - 1) * self.draft_ms() if gamma else 0.0
+
     def step_ms(self, gamma: int, pending: int = 1) -> float:
         """Milliseconds of a step that drafts `gamma` tokens and verifies them.
 
@@ -45,10 +49,7 @@ class StepTimes:
             pending: committed tokens that the draft has not seen: one usually, two after a step whose drafted tokens
                 were all accepted. The first forward of the draft takes them.
         """
-        verification = self.target_ms(gamma + 1)
-        if not gamma:
-            return verification
-        return self.draft_ms(pending) + (gamma - 1) * self.draft_ms() + verification
+        return self.drafting_ms(gamma, pending) + self.target_ms(gamma + 1)
 
 
 def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
