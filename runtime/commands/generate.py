@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.errors import SpeckvError
-from runtime.policies.registry import NAMES, make_policy
+from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
+    from runtime.policies.policy import Policy
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -64,12 +66,13 @@ def run(options: argparse.Namespace) -> int:
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     target = load_target(options.target, options.target_precision, options.device, placement)
     draft = load_draft(options.draft, target)
+    policy = _policy(options, draft, target)
     # Every process of a tensor parallel target runs the same loop; the first one speaks.
     speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
-    for step in _steps(options, draft, target, sampling):
+    for step in _steps(options, draft, target, policy, sampling):
         steps.append(step)
         if printer:
             printer.put(torch.tensor(step.tokens))
@@ -85,7 +88,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be meant before any model is loaded."""
-    make_policy(options.policy, "fp16")
+    if options.policy not in TIMED:
+        make_policy(options.policy, "fp16")
+    elif options.tensor_parallel:
+        raise SpeckvError(
+            f"policy '{options.policy}' weighs measured times, and the processes of --tensor-parallel measure "
+            f"different ones: choose from {UNTIMED_NAMES}"
+        )
     if not options.prompt.strip():
         raise SpeckvError("the prompt is empty: give some text")
     try:
@@ -96,14 +105,27 @@ def _check(options: argparse.Namespace) -> None:
         raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
 
 
-def _steps(options: argparse.Namespace, draft: PreTrainedModel, target: Target, sampling: Sampling) -> Iterator[Step]:
+def _policy(options: argparse.Namespace, draft: PreTrainedModel, target: Target) -> Policy:
+    if options.policy not in TIMED:
+        return make_policy(options.policy, target.compression)
+    from runtime.profile.start_up import start_up_times
+
+    def announce() -> None:
+        print("measuring the pair's step times, once for this machine", file=sys.stderr)
+
+    return make_policy(options.policy, target.compression, start_up_times(options.draft, draft, target, announce))
+
+
+def _steps(
+    options: argparse.Namespace, draft: PreTrainedModel, target: Target, policy: Policy, sampling: Sampling
+) -> Iterator[Step]:
     from runtime.loop.generate import speculate
     from runtime.loop.scorer import cached_pair
 
     return speculate(
         *cached_pair(draft, target.model),
         target.encode(options.prompt),
-        make_policy(options.policy, target.compression),
+        policy,
         max_new_tokens=options.max_new_tokens,
         sampling=sampling,
         eos=target.eos,

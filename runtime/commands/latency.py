@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from pathlib import Path
 
 from runtime.artifacts import package_folder
 from runtime.commands.arguments import Subparsers, add_command, whole_number
 from runtime.decision.latency import Process, Timing, as_json, measure_decisions, measure_process
 from runtime.decision.session import PROVIDERS, import_onnxruntime
+from runtime.machine import processor
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -40,15 +40,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         _print_tables(timings, process)
     return 0
-
-
-def processor() -> str:
-    """Return the processor's name where the system tells it."""
-    try:
-        with Path("/proc/cpuinfo").open(encoding="utf-8") as lines:
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.machine()
 
 
 def _print_tables(timings: list[Timing], process: Process) -> None:

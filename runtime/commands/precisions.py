@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
+from runtime.machine import device_name
 from runtime.prompts import TASKS, read_prompts
 
 if TYPE_CHECKING:
@@ -46,25 +47,17 @@ def run(options: argparse.Namespace) -> int:
         target = load_target(options.target, precision, device)
         rows.append(measure_precision(target, load_draft(options.draft, target), prompts, options.max_new_tokens))
     if options.json:
-        print(json.dumps({"device": _device_name(device), "rows": [dataclasses.asdict(row) for row in rows]}))
+        print(json.dumps({"device": device_name(device), "rows": [dataclasses.asdict(row) for row in rows]}))
     else:
         _print_table(rows, device)
     return 0
-
-
-def _device_name(device: str) -> str:
-    import torch
-
-    from runtime.commands.latency import processor
-
-    return torch.cuda.get_device_name() if device == "cuda" else processor()
 
 
 def _print_table(rows: list[PrecisionRow], device: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"milliseconds of one eager forward at context 300, {_device_name(device)}")
+    table = Table(title=f"milliseconds of one eager forward at context 300, {device_name(device)}")
     widths = [name.removeprefix("eager") for name in rows[0].target_ms]
     for column in ("precision", "weights, MB", "draft", *(f"q={q}" for q in widths), "agreement", "perplexity"):
         table.add_column(column, justify="right")

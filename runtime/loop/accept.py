@@ -1,14 +1,21 @@
-"""Phase 3, accept: which proposed tokens stand, and the target's own token after them. Pure functions of tensors."""
+"""Phase 3, accept: which proposed tokens stand, and the target's own token after them. Pure functions of tensors.
+
+All results stay on the device, so that a step waits for it once, when everything is read together.
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from runtime.loop.propose import token_signals
 from runtime.loop.sampling import draw
 
 
-def accept_greedy(logits: Tensor, proposed: Tensor) -> tuple[int, int]:
+def accept_greedy(logits: Tensor, proposed: Tensor) -> tuple[Tensor, Tensor]:
     """Accept while the proposal is the target's argmax.
 
     Args:
@@ -16,14 +23,14 @@ def accept_greedy(logits: Tensor, proposed: Tensor) -> tuple[int, int]:
         proposed: int64 `[gamma]`.
 
     Returns:
-        How many tokens stand, and the target's token after them (correction, or bonus after all of them).
+        How many tokens stand, and the target's token after them (correction, or bonus after all of them): int64 `[]`.
     """
     best = logits.argmax(-1)  # [gamma + 1]
-    accepted = int((best[:-1] == proposed).cumprod(0).sum())
-    return accepted, int(best[accepted])
+    accepted = (best[:-1] == proposed).cumprod(0).sum()
+    return accepted, best.take(accepted)
 
 
-def accept_sampled(p: Tensor, q: Tensor | None, proposed: Tensor, uniforms: Tensor) -> tuple[int, int]:
+def accept_sampled(p: Tensor, q: Tensor | None, proposed: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     """Accept x with min(1, p(x)/q(x)), else resample from max(0, p − q) (Leviathan 2023, algorithm 1).
 
     Args:
@@ -33,17 +40,43 @@ def accept_sampled(p: Tensor, q: Tensor | None, proposed: Tensor, uniforms: Tens
         uniforms: float64 `[gamma + 1]` in [0, 1): one for each proposal, the last for the token after them.
 
     Returns:
-        How many tokens stand, and the token after them.
+        How many tokens stand, and the token after them: int64 `[]`.
     """
-    gamma = len(proposed)
-    if q is None:
-        return 0, int(draw(p[0], uniforms[-1]))
-    at = torch.arange(gamma, device=p.device)
+    # The draft has no distribution after its last token: there nothing is subtracted from p.
+    q = torch.zeros_like(p) if q is None else torch.nn.functional.pad(q, (0, 0, 0, 1))  # [gamma + 1, V]
+    at = torch.arange(len(proposed), device=p.device)
     # u < p/q written without the division: q(x) > 0, since x was drawn from q.
     stands = uniforms[:-1] * q[at, proposed] < p[at, proposed]
-    accepted = int(stands.int().cumprod(0).sum())
-    if accepted == gamma:
-        return gamma, int(draw(p[gamma], uniforms[-1]))
-    residual = (p[accepted] - q[accepted]).clamp_min(0)
+    accepted = stands.cumprod(0).sum()
+    own = _row(p, accepted)[0]
+    residual = (own - _row(q, accepted)[0]).clamp_min(0)
     # p = q up to rounding can leave nothing: then every token of p is as good.
-    return accepted, int(draw(residual if residual.any() else p[accepted], uniforms[-1]))
+    return accepted, draw(torch.where(residual.any(), residual, own), uniforms[-1])
+
+
+def left_behind(logits: Tensor, draft_logits: Sequence[Tensor], accepted: Tensor) -> Tensor:
+    """Return float32 `[3]`: what `verified_signals` says of the distributions of the step's own token.
+
+    Args:
+        logits: the target's, float32 `[gamma + 1, V]`.
+        draft_logits: the draft's, float32 `[1, V]` for each proposed token; their one device may be another.
+        accepted: int64 `[]`. Where all tokens stand, the draft has no distribution, and the distance is NaN.
+    """
+    unknown = logits.new_full((1, logits.shape[1]), math.nan)
+    device = draft_logits[0].device if draft_logits else logits.device
+    drafted = torch.cat([*draft_logits, unknown.to(device)])  # [gamma + 1, V]
+    return verified_signals(_row(logits, accepted), _row(drafted, accepted.to(device)).to(logits.device))[0]
+
+
+def verified_signals(target: Tensor, draft: Tensor) -> Tensor:
+    """Return float32 `[n, 3]` from two models' logits `[n, V]`.
+
+    The target's entropy in bits and top-1 probability, and the total variation distance of the two distributions.
+    """
+    distance = (torch.softmax(target, -1) - torch.softmax(draft, -1)).abs().sum(-1, keepdim=True) / 2
+    return torch.cat([token_signals(target)[:, :2], distance], dim=-1)
+
+
+def _row(rows: Tensor, index: Tensor) -> Tensor:
+    """Return row `index` (int64 `[]`) of `[n, V]` as `[1, V]`; subscripting would wait for the device."""
+    return rows.index_select(0, index[None])

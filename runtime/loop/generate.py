@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from runtime.errors import SpeckvError
-from runtime.loop.accept import accept_greedy, accept_sampled
+from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 from runtime.loop.commit import commit
 from runtime.loop.propose import Proposal, propose
 from runtime.loop.sampling import Sampling
@@ -72,16 +74,19 @@ def speculate(
     remaining = max_new_tokens
     policy.begin()
     while remaining > 0:
+        start = time.perf_counter()
         pending = context[draft.length :].to(draft.device)
         # The target adds a token of its own, so drafting the last one would be for nothing.
         proposal = propose(draft, pending, policy, remaining - 1, sampling, generator)
+        drafted = time.perf_counter()
         logits = verify(target, context[-1:], proposal.tokens.to(target.device))
-        accepted, own = _accept(logits, proposal, sampling, generator)
-        policy.observe(Outcome(len(proposal.tokens), accepted))
-        new = [*proposal.tokens[:accepted].tolist(), own]
+        new, signals = _accept(logits, proposal, sampling, generator)
+        draft_ms, verify_ms = (drafted - start) * 1e3, (time.perf_counter() - drafted) * 1e3
+        gamma, accepted = len(proposal.tokens), len(new) - 1
+        policy.observe(Outcome(gamma, accepted, *signals, draft_ms=draft_ms, verify_ms=verify_ms))
         context, kept = commit(context, new, (draft, target), eos)
         remaining -= len(kept)
-        yield Step(kept, len(proposal.tokens), accepted, proposal.drafted)
+        yield Step(kept, gamma, accepted, proposal.drafted)
         if kept[-1] in eos:
             return
 
@@ -96,11 +101,18 @@ def _check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None
 
 
 def _accept(
-    logits: torch.Tensor, proposal: Proposal, sampling: Sampling, generator: torch.Generator
-) -> tuple[int, int]:
+    logits: Tensor, proposal: Proposal, sampling: Sampling, generator: torch.Generator
+) -> tuple[list[int], tuple[float, float, float]]:
+    """Return the new tokens (the accepted ones and the target's own), and what `left_behind` says at the last one."""
     proposed = proposal.tokens.to(logits.device)
     if sampling.greedy:
-        return accept_greedy(logits, proposed)
-    uniforms = torch.rand(len(proposed) + 1, generator=generator, dtype=torch.float64).to(logits.device)
-    q = None if proposal.q is None else proposal.q.to(logits.device)
-    return accept_sampled(sampling.probabilities(logits), q, proposed, uniforms)
+        accepted, own = accept_greedy(logits, proposed)
+    else:
+        uniforms = torch.rand(len(proposed) + 1, generator=generator, dtype=torch.float64).to(logits.device)
+        q = None if proposal.q is None else proposal.q.to(logits.device)
+        accepted, own = accept_sampled(sampling.probabilities(logits), q, proposed, uniforms)
+    signals = left_behind(logits, proposal.logits, accepted)
+    # The one transfer to the host, and wait for the device, of the phase; float64 holds every token id exactly.
+    entropy, top1, distance, *whole = torch.cat([signals.double(), accepted[None], own[None], proposed]).tolist()
+    count, last, *tokens = map(int, whole)
+    return [*tokens[:count], last], (entropy, top1, distance)

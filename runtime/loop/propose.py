@@ -21,6 +21,8 @@ class Proposal:
     """int64 `[gamma]`."""
     q: Tensor | None
     """float32 `[gamma, V]`, the distributions the tokens were drawn from; None when greedy."""
+    logits: list[Tensor]
+    """float32 `[1, V]` each: the draft's where it drafted each token, kept on its device."""
     drafted: Drafted
 
 
@@ -31,6 +33,7 @@ def propose(
     drafted = Drafted()
     tokens: list[Tensor] = []
     q: list[Tensor] = []
+    kept: list[Tensor] = []
     while (goal := min(policy.gamma(drafted), limit)) > drafted.count:
         signals = []
         for _ in range(goal - drafted.count):
@@ -41,12 +44,13 @@ def propose(
                 q.append(sampling.probabilities(logits))
                 token = draw(q[-1][0], torch.rand((), generator=generator, dtype=torch.float64).to(draft.device))
             signals.append(token_signals(logits))
+            kept.append(logits)
             tokens.append(token)
             pending = token[None]
         # One transfer to the host for all the tokens that the policy asked for at once.
         drafted.tokens += [TokenSignals(*row) for row in torch.cat(signals).tolist()]
     proposed = torch.stack(tokens) if tokens else pending.new_empty(0)
-    return Proposal(proposed, torch.cat(q) if q else None, drafted)
+    return Proposal(proposed, torch.cat(q) if q else None, kept, drafted)
 
 
 def token_signals(logits: Tensor) -> Tensor:

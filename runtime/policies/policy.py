@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -40,12 +41,28 @@ class Drafted:
 
 
 class Outcome(NamedTuple):
-    """What the verification of one step said."""
+    """What one step left behind: what its verification said, and what it took. NaN is what is not known.
+
+    The distributions are the plain softmax, before temperature and truncation, as in `TokenSignals`; those of "the
+    last token" are the ones at the place of the step's own token (correction or bonus). The first step of a text also
+    reads the prompt, and takes longer for it.
+    """
 
     gamma: int
     """Tokens drafted; less than the policy asked for where the text's end was near."""
     accepted: int
     """Drafted tokens that stand, in [0, gamma]."""
+    target_entropy: float = math.nan
+    """Bits, of the target's distribution of the last token."""
+    target_top1: float = math.nan
+    """Probability of that distribution's likeliest token."""
+    distance: float = math.nan
+    """Total variation distance of the draft's and the target's distribution of the last token, in [0, 1]; NaN where
+    the draft computed none: after full acceptance, and where nothing was drafted."""
+    draft_ms: float = math.nan
+    """Measured milliseconds of drafting, the policy's own time included."""
+    verify_ms: float = math.nan
+    """Measured milliseconds of verifying and accepting."""
 
 
 class Policy(Protocol):

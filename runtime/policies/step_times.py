@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
 from runtime.errors import SpeckvError
+from runtime.policies.policy import Outcome
 
 BACKENDS = ("eager", "graph", "compiled")
 
@@ -26,6 +30,7 @@ class StepTimes:
     """Tokens of the widest call that is looked up; wider ones cost what this one does."""
 
     def __init__(self, draft: Mapping[int, float], target: Mapping[int, float]) -> None:
+        self.draft, self.target = dict(draft), dict(target)
         self._draft = _interpolate(draft, self.WIDEST)
         self._target = _interpolate(target, self.WIDEST)
 
@@ -37,6 +42,10 @@ class StepTimes:
         """Milliseconds of one target forward on `tokens` ≥ 1."""
         return self._target[min(tokens, self.WIDEST)]
 
+    def drafting_ms(self, gamma: int, pending: int = 1) -> float:
+        """Milliseconds of drafting `gamma` ≥ 0 tokens; see `step_ms`."""
+        return self.draft_ms(pending) + (gamma - 1) * self.draft_ms() if gamma else 0.0
+
     def step_ms(self, gamma: int, pending: int = 1) -> float:
         """Milliseconds of a step that drafts `gamma` tokens and verifies them.
 
@@ -45,10 +54,51 @@ class StepTimes:
             pending: committed tokens that the draft has not seen: one usually, two after a step whose drafted tokens
                 were all accepted. The first forward of the draft takes them.
         """
-        verification = self.target_ms(gamma + 1)
-        if not gamma:
-            return verification
-        return self.draft_ms(pending) + (gamma - 1) * self.draft_ms() + verification
+        return self.drafting_ms(gamma, pending) + self.target_ms(gamma + 1)
+
+
+class RunningTimes(StepTimes):
+    """Step times that follow the machine: each table times the median of the last ratios of measured to expected.
+
+    A median, because single steps may be any times longer (another process, the prompt's first pass) without the
+    machine having become slower. Over 21 steps a lasting change is in it after 11; begun with five ratios of 1, so
+    that no early outlier is the median, and a start-up measurement that was wrong is put right after six steps.
+    """
+
+    MEMORY = 21
+    """Steps."""
+    TRUST = 5
+    """Steps that the times given count for."""
+
+    def __init__(self, times: StepTimes) -> None:
+        super().__init__(times.draft, times.target)
+        self._expected = times
+        self._ratios = [deque([1.0] * self.TRUST, maxlen=self.MEMORY) for _ in ("draft", "target")]
+        self.draft_scale = self.target_scale = 1.0
+
+    def draft_ms(self, tokens: int = 1) -> float:
+        """Milliseconds of one draft forward on `tokens` ≥ 1, as of late."""
+        return self.draft_scale * super().draft_ms(tokens)
+
+    def target_ms(self, tokens: int) -> float:
+        """Milliseconds of one target forward on `tokens` ≥ 1, as of late."""
+        return self.target_scale * super().target_ms(tokens)
+
+    def observe(self, outcome: Outcome, pending: int = 1) -> None:
+        """Learn from the measured milliseconds of a step; unknown ones (NaN) change nothing.
+
+        Args:
+            outcome: the step's.
+            pending: committed tokens that the draft had not seen. Calls wider than any that was measured teach
+                nothing, since the tables only guess at them.
+        """
+        drafts, targets = self._ratios
+        if outcome.gamma and pending <= max(self.draft) and outcome.draft_ms > 0:
+            drafts.append(outcome.draft_ms / self._expected.drafting_ms(outcome.gamma, pending))
+            self.draft_scale = median(drafts)
+        if outcome.gamma + 1 <= max(self.target) and outcome.verify_ms > 0:
+            targets.append(outcome.verify_ms / self._expected.target_ms(outcome.gamma + 1))
+            self.target_scale = median(targets)
 
 
 def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
@@ -75,7 +125,11 @@ def _measured(path: Path, content: object, model: str, backend: str) -> dict[int
         backends = ", ".join(dict.fromkeys(match[1] for match in matches.values() if match)) or "none"
         raise SpeckvError(f"{path}: no {backend} step times of '{model}' (it has {backends}): choose another backend")
     for tokens, milliseconds in found.items():
-        if isinstance(milliseconds, bool) or not isinstance(milliseconds, int | float) or not milliseconds > 0:
+        if (
+            isinstance(milliseconds, bool)
+            or not isinstance(milliseconds, int | float)
+            or not 0 < milliseconds < math.inf
+        ):
             raise SpeckvError(
                 f"{path}: {model} {backend}{tokens} is {milliseconds!r}: it must be milliseconds, above 0"
             )

@@ -16,29 +16,38 @@ TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 """Tokens q in one call; a draft also takes two after a step whose tokens were all accepted."""
 
 
+class TimedModel:
+    """A model whose cache holds `context` tokens, so that single eager forwards on some more can be timed."""
+
+    @torch.inference_mode()
+    def __init__(self, model: PreTrainedModel, context: int = CONTEXT) -> None:
+        self.model = model
+        self.cache = DynamicCache()
+        device = model.get_input_embeddings().weight.device
+        self.tokens = torch.arange(context, device=device)[None] % model.config.get_text_config().vocab_size
+        model(self.tokens, past_key_values=self.cache, use_cache=True, logits_to_keep=1)
+
+    @torch.inference_mode()
+    def forward_ms(self, tokens: int) -> float:
+        """Return the milliseconds of one forward on `tokens` ≤ `context`, until its logits are there."""
+        start = time.perf_counter()
+        logits = self.model(self.tokens[:, :tokens], past_key_values=self.cache, use_cache=True).logits
+        logits[0, -1, 0].item()  # waits for the device
+        milliseconds = (time.perf_counter() - start) * 1e3
+        self.cache.crop(-tokens)
+        return milliseconds
+
+
 def measure_step_times(model: PreTrainedModel, widths: Sequence[int], repeats: int = 15) -> dict[str, float]:
     """Return the median milliseconds of an eager forward per width, as `{"eager1": …}`, at a context of 300 tokens.
 
     The widths are interleaved, so that a machine that slows down slows all of them.
     """
-    device = model.get_input_embeddings().weight.device
-    cache = DynamicCache()
+    timed = TimedModel(model)
     samples: dict[int, list[float]] = {width: [] for width in widths}
-    tokens = torch.arange(CONTEXT, device=device)[None] % model.config.get_text_config().vocab_size
-    with torch.inference_mode():
-        model(tokens, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        for round_ in range(repeats + 2):
-            for width in widths:
-                milliseconds = _time_forward(model, tokens[:, :width], cache)
-                if round_ >= 2:  # the first rounds warm up
-                    samples[width].append(milliseconds)
+    for round_ in range(repeats + 2):
+        for width in widths:
+            milliseconds = timed.forward_ms(width)
+            if round_ >= 2:  # the first rounds warm up
+                samples[width].append(milliseconds)
     return {f"eager{width}": round(float(np.median(samples[width])), 4) for width in widths}
-
-
-def _time_forward(model: PreTrainedModel, tokens: torch.Tensor, cache: DynamicCache) -> float:
-    start = time.perf_counter()
-    logits = model(tokens, past_key_values=cache, use_cache=True).logits
-    logits[0, -1, 0].item()  # waits for the device
-    milliseconds = (time.perf_counter() - start) * 1e3
-    cache.crop(-tokens.shape[1])
-    return milliseconds

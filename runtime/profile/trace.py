@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
+from runtime.loop.accept import verified_signals
 from runtime.loop.propose import token_signals
 from runtime.replay.traces import LOOKAHEAD
 
@@ -125,8 +126,6 @@ def _verified(draft: PreTrainedModel, target: PreTrainedModel, sequence: Tensor,
     # The token before position 0 is the prompt's last one; a prompt of one token has nothing before it.
     keep = min(positions + 1, sequence.shape[1])
     p_logits = target(sequence, logits_to_keep=keep).logits[0, :-1].float()
-    q = torch.softmax(draft(sequence, logits_to_keep=keep).logits[0, :-1].float(), -1)
-    signals = token_signals(p_logits)[:, :2]
-    variation = (torch.softmax(p_logits, -1) - q).abs().sum(-1, keepdim=True) / 2
-    rows = torch.cat([signals, variation], dim=-1)
+    q_logits = draft(sequence, logits_to_keep=keep).logits[0, :-1].float()
+    rows = verified_signals(p_logits, q_logits)
     return torch.nn.functional.pad(rows, (0, 0, positions - len(rows), 0))

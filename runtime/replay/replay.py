@@ -7,6 +7,7 @@ that any policy could take. As the live loop does, a step near the end drafts no
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -63,16 +64,31 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
         start = clock()
         gamma = _draft(policy, text.rollouts[position], limit)
         policy_seconds += clock() - start
-        outcome = Outcome(gamma, min(gamma, text.accepted[position]))
+        outcome = _outcome(text, position, gamma, times, pending)
         start = clock()
         policy.observe(outcome)
         policy_seconds += clock() - start
-        model_ms += times.step_ms(gamma, pending)
+        model_ms += outcome.draft_ms + outcome.verify_ms
         # The draft has seen all but the last committed token, and never its own last one.
         pending = (pending if gamma == 0 else int(outcome.accepted == gamma)) + 1
         position += outcome.accepted + 1
         steps.append(outcome)
     return Run(text.task, steps, model_ms, policy_seconds * 1e3)
+
+
+def _outcome(text: Text, position: int, gamma: int, times: StepTimes, pending: int) -> Outcome:
+    """Return what the live loop would know of the step: the draft has no distribution after its last token."""
+    accepted = min(gamma, text.accepted[position])
+    verified = text.verified_before(position + accepted + 1)
+    return Outcome(
+        gamma,
+        accepted,
+        verified.entropy,
+        verified.top1,
+        verified.distance if accepted < gamma else math.nan,
+        draft_ms=times.drafting_ms(gamma, pending),
+        verify_ms=times.target_ms(gamma + 1),
+    )
 
 
 def _draft(policy: Policy, rollout: list[TokenSignals], limit: int) -> int:

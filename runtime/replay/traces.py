@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,17 @@ from runtime.policies.policy import TokenSignals
 
 LOOKAHEAD = 16
 """Tokens of a rollout: the longest draft that a replay can follow."""
+
+
+class Verified(NamedTuple):
+    """What the verification of one token says of the distributions it came from."""
+
+    entropy: float = math.nan
+    """Bits, the target's."""
+    top1: float = math.nan
+    """Probability of the target's likeliest token."""
+    distance: float = math.nan
+    """Total variation distance of the draft's and the target's distribution."""
 
 
 @dataclass(frozen=True)
@@ -27,19 +40,39 @@ class Text:
     """Per position, the signals of the 16 tokens that the draft writes from there."""
     accepted: list[int]
     """Per position, how many of them the target accepts, in [0, 16]."""
+    verified: list[Verified] | None = None
+    """Per position, of the token before it; None where the profile kept none."""
 
     @property
     def positions(self) -> int:
         """Tokens that the target wrote."""
         return len(self.accepted)
 
+    def verified_before(self, position: int) -> Verified:
+        """Return what is known of the token before a position; NaN where nothing is, and at the text's end."""
+        return self.verified[position] if self.verified and position < self.positions else Verified()
+
 
 def read_traces(path: Path) -> list[Text]:
     """Read an npz of arrays `[positions, 16, 4]` (accepted, entropy in bits, top-1, top-2), keyed INDEX_TASK.
 
+    `NAME_verified.npz` beside `NAME.npz` is read too, where there is one: under the same keys arrays `[positions, 3]`
+    (entropy in bits, top-1, total variation distance), of the token before each position.
+
     Raises:
         SpeckvError: naming the file, and the array that is not a trace.
     """
+    traces = _read(path, "a trace", (LOOKAHEAD, 4))
+    beside = path.with_name(f"{path.stem}_verified.npz")
+    if not beside.exists():
+        return [_text(path, key, array) for key, array in traces.items()]
+    verified = _read(beside, "verified", (3,))
+    _check_beside(beside, {key: len(array) for key, array in traces.items()}, verified)
+    return [_text(path, key, array, verified[key]) for key, array in traces.items()]
+
+
+def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:
+    """Read all arrays of an npz, each `[positions, *shape]`."""
     try:
         arrays = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
@@ -47,13 +80,26 @@ def read_traces(path: Path) -> list[Text]:
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise SpeckvError(f"{path} is a single array: give the npz that `runtime profile` writes")
     with arrays:
-        texts = [_text(path, key, _array(path, arrays, key)) for key in arrays.files]
-    if not texts:
+        read = {key: _array(path, arrays, key, what, shape) for key in arrays.files}
+    if not read:
         raise SpeckvError(f"{path} holds no traces: give the npz that `runtime profile` writes")
-    return texts
+    return read
 
 
-def _array(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> NDArray[np.float64]:
+def _check_beside(path: Path, positions: dict[str, int], verified: dict[str, NDArray[np.float64]]) -> None:
+    for key in sorted(positions.keys() | verified.keys()):
+        if key not in positions or key not in verified:
+            fault = "lacks" if key in positions else "has another text,"
+            raise SpeckvError(f"{path} {fault} '{key}': it belongs to other traces, profile again or remove it")
+        if len(verified[key]) != positions[key]:
+            raise SpeckvError(
+                f"{path}: '{key}' has {len(verified[key])} positions, its trace {positions[key]}: profile again"
+            )
+
+
+def _array(
+    path: Path, arrays: np.lib.npyio.NpzFile, key: str, what: str, shape: tuple[int, ...]
+) -> NDArray[np.float64]:
     try:
         array = arrays[key]
     except (
@@ -64,21 +110,23 @@ def _array(path: Path, arrays: np.lib.npyio.NpzFile, key: str) -> NDArray[np.flo
         zipfile.BadZipFile,
     ) as error:  # object arrays among them: nothing is unpickled
         raise SpeckvError(f"{path}: '{key}' cannot be read ({error}): profile again") from None
-    if array.ndim != 3 or array.shape[1:] != (LOOKAHEAD, 4) or not len(array) or array.dtype.kind != "f":
+    if array.shape[1:] != shape or not len(array) or array.dtype.kind != "f":
+        sides = ", ".join(map(str, shape))
         raise SpeckvError(
-            f"{path}: '{key}' is {array.dtype} {list(array.shape)}: a trace is floating point [positions, 16, 4]"
+            f"{path}: '{key}' is {array.dtype} {list(array.shape)}: {what} is floating point [positions, {sides}]"
         )
+    if not np.isfinite(array).all():
+        raise SpeckvError(f"{path}: '{key}' holds values that are not finite: profile again")
     return array.astype(np.float64)
 
 
-def _text(path: Path, key: str, array: NDArray[np.float64]) -> Text:
+def _text(path: Path, key: str, array: NDArray[np.float64], verified: NDArray[np.float64] | None = None) -> Text:
     task = key.partition("_")[2]
     if not task:
         raise SpeckvError(f"{path}: '{key}' names no task: the keys of traces are INDEX_TASK")
-    if not np.isfinite(array).all():
-        raise SpeckvError(f"{path}: '{key}' holds values that are not finite: profile again")
     flags = array[:, :, 0]
     if not np.isin(flags, (0, 1)).all() or (np.diff(flags, axis=1) > 0).any():
         raise SpeckvError(f"{path}: '{key}' has accepted flags that are not ones and then zeros: profile again")
     rollouts = [[TokenSignals(*token) for token in row] for row in array[:, :, 1:].tolist()]
-    return Text(key, task, rollouts, flags.sum(axis=1).astype(int).tolist())
+    rows = None if verified is None else [Verified(*row) for row in verified.tolist()]
+    return Text(key, task, rollouts, flags.sum(axis=1).astype(int).tolist(), rows)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import math
+from collections.abc import Callable
+from typing import Any
 
-from runtime.loop.accept import accept_greedy, accept_sampled
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 
 
 def one_hot(*tokens: int) -> torch.Tensor:
@@ -45,3 +51,40 @@ def test_nothing_proposed_draws_from_the_target() -> None:
     p = torch.tensor([[0.25, 0.25, 0.5]])
     empty = torch.tensor([], dtype=torch.int64)
     assert [accept_sampled(p, None, empty, uniforms(u)) for u in (0.1, 0.3, 0.9)] == [(0, 0), (0, 1), (0, 2)]
+
+
+def test_what_is_left_behind_is_of_the_place_of_the_targets_own_token() -> None:
+    p = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.5, 0.25, 0.25, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    q = [torch.tensor([row]).log() for row in ([0.7, 0.1, 0.1, 0.1], [0.25, 0.25, 0.0, 0.5])]
+    assert left_behind(p.log(), q, torch.tensor(0)).tolist() == pytest.approx([2.0, 0.25, 0.45])
+    assert left_behind(p.log(), q, torch.tensor(1)).tolist() == pytest.approx([1.5, 0.5, 0.5])
+    # Nothing was drafted at the last place.
+    assert left_behind(p.log(), q, torch.tensor(2)).tolist() == pytest.approx([0.0, 1.0, math.nan], nan_ok=True)
+    assert left_behind(p[:1].log(), [], torch.tensor(0)).tolist() == pytest.approx([2.0, 0.25, math.nan], nan_ok=True)
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operators that would wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+def test_acceptance_never_waits_for_the_device() -> None:
+    logits, drafted = torch.randn(4, 9), [torch.randn(1, 9) for _ in range(3)]
+    proposed, draws = logits[:3].argmax(-1), uniforms(0.1, 0.5, 0.9, 0.3)
+    with Waits() as waits:
+        accepted, _ = accept_greedy(logits, proposed)
+        left_behind(logits, drafted, accepted)
+        accept_sampled(logits.softmax(-1), torch.cat(drafted).softmax(-1), proposed, draws)
+        accept_sampled(logits[:1].softmax(-1), None, proposed[:0], draws[3:])
+        assert waits.count == 0
+        int(accepted)
+    assert waits.count == 1

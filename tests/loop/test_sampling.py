@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch import Tensor
 
 from runtime import GammaSelector, SpeckvError
 from runtime.loop import generate as loop
@@ -81,12 +82,12 @@ def test_first_three_tokens_have_the_targets_distribution(draft_seed: int, polic
 def test_a_biased_acceptance_rule_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above can fail: a rule that forgets to subtract q from p in the resampling does not pass it."""
 
-    def biased(p: torch.Tensor, q: torch.Tensor | None, proposed: torch.Tensor, u: torch.Tensor) -> tuple[int, int]:
+    def biased(p: Tensor, q: Tensor | None, proposed: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
         for i, token in enumerate(proposed.tolist()):
             assert q is not None
             if u[i] * q[i, token] >= p[i, token]:
-                return i, int(draw(p[i], u[-1]))
-        return len(proposed), int(draw(p[-1], u[-1]))
+                return torch.tensor(i), draw(p[i], u[-1])
+        return torch.tensor(len(proposed)), draw(p[-1], u[-1])
 
     monkeypatch.setattr(loop, "accept_sampled", biased)
     target = TableScorer(VOCABULARY, seed=1)

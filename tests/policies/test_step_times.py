@@ -53,7 +53,16 @@ def test_what_is_missing_is_named(path: Path, precision: str, backend: str, said
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"draft": 3}', '{"draft": {"eager1": -1}}', '{"draft": {"eager1": "5"}}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"draft": 3}',
+        '{"draft": {"eager1": -1}}',
+        '{"draft": {"eager1": "5"}}',
+        '{"draft": {"eager1": Infinity}}',
+    ],
 )
 def test_a_damaged_file_is_one_line(path: Path, text: str) -> None:
     path.write_text(text)

@@ -1,6 +1,11 @@
-"""Under every policy a live run commits the target's own tokens; traced and replayed, it takes the same steps."""
+"""Under every policy a live run commits the target's own tokens; traced and replayed, it takes the same steps.
+
+A trace holds float16: what a policy is told live and in a replay agrees to that precision.
+"""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +14,7 @@ from transformers import PreTrainedModel
 
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import CachedModel
+from runtime.policies.policy import Drafted, Outcome, Policy
 from runtime.policies.registry import make_policy
 from runtime.profile.trace import greedy_outputs, trace
 from runtime.replay.replay import replay
@@ -41,10 +47,29 @@ def texts(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[Text]:
     draft, target = pair
-    traces = [trace(draft, target, *both).rollouts for both in zip(PROMPTS, outputs, strict=True)]
-    path = tmp_path_factory.mktemp("traces") / "fp16.npz"
-    np.savez(path, **{f"{i}_tiny": rollouts for i, rollouts in enumerate(traces)})
-    return read_traces(path)
+    traces = [trace(draft, target, *both) for both in zip(PROMPTS, outputs, strict=True)]
+    folder = tmp_path_factory.mktemp("traces")
+    np.savez(folder / "fp16.npz", **{f"{i}_tiny": traced.rollouts for i, traced in enumerate(traces)})
+    np.savez(folder / "fp16_verified.npz", **{f"{i}_tiny": traced.verified for i, traced in enumerate(traces)})
+    return read_traces(folder / "fp16.npz")
+
+
+class Recorder:
+    """A policy that keeps what it is told."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.name = policy, policy.name
+
+    def begin(self) -> None:
+        self.told: list[Outcome] = []
+        self.policy.begin()
+
+    def gamma(self, drafted: Drafted) -> int:
+        return self.policy.gamma(drafted)
+
+    def observe(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+        self.policy.observe(outcome)
 
 
 @pytest.mark.parametrize(
@@ -71,13 +96,37 @@ def test_replay_takes_the_steps_of_the_live_loop(
     pair: tuple[PreTrainedModel, PreTrainedModel], outputs: list[list[int]], texts: list[Text], name: str
 ) -> None:
     # One object for all prompts in both places: what persists over texts persists alike.
-    live, replayed = make_policy(name, "fp16", TIMES), make_policy(name, "fp16", TIMES)
+    live, replayed = Recorder(make_policy(name, "fp16", TIMES)), make_policy(name, "fp16", TIMES)
     runs = replay(texts, replayed, TIMES)
     for prompt, output, run in zip(PROMPTS, outputs, runs, strict=True):
         draft, target = pair
         steps = list(speculate(CachedModel(draft), CachedModel(target), prompt, live, max_new_tokens=NEW))
         assert [token for step in steps for token in step.tokens] == output
         assert max(step.gamma for step in steps) <= 16  # beyond, a trace cannot follow
-        assert [(step.gamma, step.accepted) for step in steps] == run.steps
+        assert [(step.gamma, step.accepted) for step in steps] == [step[:2] for step in run.steps]
+        assert_told_alike(live.told, run.steps)
     if name != "none":
         assert len({step for run in runs for step in run.steps}) > 2
+
+
+def assert_told_alike(live: list[Outcome], replayed: list[Outcome]) -> None:
+    for one, other in zip(live, replayed, strict=True):
+        assert one[:2] == other[:2]
+        assert one.verify_ms > 0
+        assert one.draft_ms > 0
+        assert (other.draft_ms > 0) == (other.gamma > 0)
+        assert other.verify_ms == TIMES.target_ms(other.gamma + 1)
+    for one, other in zip(live[:-1], replayed[:-1], strict=True):
+        np.testing.assert_allclose(one[2:5], other[2:5], rtol=1e-3, atol=1e-3)  # NaN equals NaN
+        assert math.isnan(one.distance) == (one.accepted == one.gamma)
+    assert all(math.isnan(value) for value in replayed[-1][2:5])  # nothing follows the text's last token
+
+
+def test_without_the_file_beside_nothing_is_known_of_distributions(texts: list[Text]) -> None:
+    known = [Text(text.key, text.task, text.rollouts, text.accepted) for text in texts]
+    for with_file, without in zip(
+        replay(texts, make_policy("fixed:2", 0), TIMES), replay(known, make_policy("fixed:2", 0), TIMES), strict=True
+    ):
+        assert [step[:2] for step in without.steps] == [step[:2] for step in with_file.steps]
+        assert [step[5:] for step in without.steps] == [step[5:] for step in with_file.steps]
+        assert np.isnan([step[2:5] for step in without.steps]).all()

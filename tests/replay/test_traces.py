@@ -12,6 +12,7 @@ from runtime.profile import trace
 from runtime.replay.traces import LOOKAHEAD, read_traces
 
 GOOD = np.zeros((3, 16, 4), np.float16)
+VERIFIED = np.zeros((3, 3), np.float16)
 
 
 def test_what_a_trace_holds(tmp_path: Path) -> None:
@@ -50,6 +51,35 @@ def broken(**changes: float) -> np.ndarray:
 def test_an_array_that_is_no_trace_is_named(tmp_path: Path, array: np.ndarray) -> None:
     np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD, "1_code": array})
     with pytest.raises(SpeckvError, match=r"fp16\.npz: '1_code'"):
+        read_traces(tmp_path / "fp16.npz")
+
+
+def test_what_verification_left_is_read_from_beside(tmp_path: Path) -> None:
+    verified = np.array([[0, 0, 0], [2.5, 0.5, 0.25], [1, 0.75, 0]], np.float16)
+    np.savez(tmp_path / "fp16.npz", **{"7_code": GOOD})
+    assert np.isnan(read_traces(tmp_path / "fp16.npz")[0].verified_before(1)).all()
+    np.savez(tmp_path / "fp16_verified.npz", **{"7_code": verified})
+    (text,) = read_traces(tmp_path / "fp16.npz")
+    assert [text.verified_before(1), text.verified_before(2)] == [(2.5, 0.5, 0.25), (1, 0.75, 0)]
+    assert np.isnan(text.verified_before(3)).all()  # the last token's: no step begins after it
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"0_code": VERIFIED[:, :2]}, r"'0_code' is .*\[positions, 3\]"),
+        ({"0_code": VERIFIED.astype(int)}, "'0_code' is int"),
+        ({"0_code": VERIFIED[:2]}, "'0_code' has 2 positions, its trace 3"),
+        ({"0_code": np.full((3, 3), np.nan)}, "'0_code' holds values that are not finite"),
+        ({"1_code": VERIFIED}, "lacks '0_code'"),
+        ({"0_code": VERIFIED, "1_code": VERIFIED}, "has another text, '1_code'"),
+        ({}, "holds no traces"),
+    ],
+)
+def test_a_file_beside_that_does_not_belong_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+    np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD})
+    np.savez(tmp_path / "fp16_verified.npz", **arrays)
+    with pytest.raises(SpeckvError, match=rf"fp16_verified\.npz.* {said}"):
         read_traces(tmp_path / "fp16.npz")
 
 

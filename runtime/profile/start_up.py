@@ -1,0 +1,129 @@
+"""A pair's step times when a program starts: measured in under two seconds, once for each pair and machine."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from runtime.errors import SpeckvError
+from runtime.machine import device_name
+from runtime.pair.embedded import cache_folder
+from runtime.pair.target import Target
+from runtime.policies.step_times import StepTimes, read_step_times
+from runtime.profile.step_times import TimedModel
+from runtime.profile.store import Store, digest
+
+BACKEND = "eager"
+SECONDS = 1.3
+"""For all forwards but the two that fill the caches. Those are a process's first, which any text would pay for."""
+CONTEXT = 64
+"""Tokens in the caches: on a CPU, filling them with the 300 of a profile alone would take a second."""
+CALLS = (
+    *(("draft", 1), ("draft", 2), ("target", 1), ("target", 9)),
+    *(("target", 5), ("target", 17), ("target", 3), ("target", 2)),
+)
+"""Model and tokens of the calls to time, what a policy needs most first."""
+NEEDED = 4
+"""Calls that are timed on the slowest machine, too."""
+ROUNDS = 15
+"""At most, after the one that warms up."""
+
+
+def start_up_times(
+    draft_name: str | None, draft: PreTrainedModel, target: Target, announce: Callable[[], None]
+) -> StepTimes:
+    """Return the pair's step times on this machine: kept ones, or measured now and kept in the cache folder.
+
+    Kept times that cannot be read are measured anew; where nothing can be written, nothing is kept.
+
+    Args:
+        draft_name: what `load_draft` was given.
+        draft: the loaded draft.
+        target: the loaded target.
+        announce: called before measuring.
+    """
+    key = _key(draft_name, draft, target)
+    path = _kept(key)
+    if path:
+        with contextlib.suppress(SpeckvError):
+            return read_step_times(path, target.precision, BACKEND)
+    announce()
+    times = measure(draft, target.model)
+    if path:
+        tables = {"draft": times.draft, target.precision: times.target}
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Store(path.parent).write_json(path.name, {"key": key, **{name: _named(ms) for name, ms in tables.items()}})
+    return times
+
+
+def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SECONDS) -> StepTimes:
+    """Measure median milliseconds of eager forwards, within `seconds` where that is enough for the needed calls.
+
+    A slow machine gets fewer widths, in the order of `CALLS`: as many as warm up in a quarter of the time.
+    """
+    models = {"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}
+    clock = time.perf_counter
+    begun = clock()
+    samples: dict[tuple[str, int], list[float]] = {}
+    for model, tokens in CALLS:
+        if len(samples) < NEEDED or clock() < begun + seconds / 4:
+            samples[model, tokens] = [models[model].forward_ms(tokens)]
+    lasted = clock() - begun
+    for _ in range(ROUNDS):
+        round_begun = clock()
+        if round_begun + lasted > begun + seconds:
+            break
+        for (model, tokens), taken in samples.items():
+            taken.append(models[model].forward_ms(tokens))
+        lasted = clock() - round_begun
+    # The first of each warmed up: it counts only where there was no time for another.
+    medians = {call: round(median(taken[1:] or taken), 4) for call, taken in samples.items()}
+    tables = ({q: ms for (model, q), ms in sorted(medians.items()) if model == name} for name in models)
+    return StepTimes(*tables)
+
+
+def _named(milliseconds: Mapping[int, float]) -> dict[str, float]:
+    return {f"{BACKEND}{tokens}": ms for tokens, ms in milliseconds.items()}
+
+
+def _kept(key: Mapping[str, object]) -> Path | None:
+    """Return the file that keeps the times of a key; None without a home folder to keep it in."""
+    try:
+        return cache_folder() / "step-times" / f"{digest(f'{name} {value}' for name, value in key.items())[:16]}.json"
+    except RuntimeError:
+        return None
+
+
+def _key(draft_name: str | None, draft: PreTrainedModel, target: Target) -> dict[str, object]:
+    """Return what the times depend on."""
+    return {
+        "draft": _absolute(draft_name or "default"),
+        "target": _absolute(target.name),
+        # The default draft, and what lies in a folder, may change.
+        "layers": [model.config.get_text_config().num_hidden_layers for model in (draft, target.model)],
+        "precision": target.precision,
+        "device": _device(target.model),
+        "backend": BACKEND,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _absolute(name: str) -> str:
+    return str(Path(name).resolve()) if Path(name).is_dir() else name
+
+
+def _device(model: PreTrainedModel) -> str:
+    device = str(model.get_input_embeddings().weight.device)
+    if device == "cpu":
+        return f"{device_name(device)}, {torch.get_num_threads()} threads"
+    spread = len(set(getattr(model, "hf_device_map", {}).values()))
+    return f"{spread or 1} x {device_name(device)}"
