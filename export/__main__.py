@@ -1,4 +1,4 @@
-"""`python -m export` (the predictor package), `python -m export drafter` and `python -m export readme`."""
+"""`python -m export` (the predictor package), and `python -m export drafter`, `stopper` and `readme`."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["drafter"]:
             return _run_drafter(arguments[1:])
+        if arguments[:1] == ["stopper"]:
+            return _run_stopper(arguments[1:])
         if arguments[:1] == ["readme"]:
             return write_readme(arguments[1:])
         return _run_predictor(arguments)
@@ -68,6 +70,14 @@ def _run_drafter(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise _missing(error, "loop") from None
     return export_drafter(arguments)
+
+
+def _run_stopper(arguments: list[str]) -> int:
+    try:
+        from export.stopper.command import main as export_stopper
+    except ModuleNotFoundError as error:
+        raise _missing(error, "export,loop") from None
+    return export_stopper(arguments)
 
 
 def _missing(error: ModuleNotFoundError, extra: str) -> SpeckvError:

@@ -45,7 +45,7 @@ def compare(
 ) -> Comparison:
     """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
     fixed = [replay(texts, Fixed(gamma), times, progress) for gamma in range(LOOKAHEAD + 1)]
-    rates = [{task: _rate(runs) for task, runs in _by_task(run).items()} for run in fixed]
+    rates = [{task: rate(runs) for task, runs in _by_task(run).items()} for run in fixed]
     best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
     scores = {}
     for policy in policies:
@@ -63,7 +63,7 @@ def _by_task(runs: list[Run]) -> dict[str, list[Run]]:
     return {OVERALL: runs, **{task: [run for run in runs if run.task == task] for task in tasks}}
 
 
-def _rate(runs: list[Run]) -> float:
+def rate(runs: Sequence[Run]) -> float:
     """Tokens per second over all the runs' tokens and time (long texts weigh more)."""
     return 1e3 * sum(run.tokens for run in runs) / sum(run.model_ms + run.policy_ms for run in runs)
 
@@ -75,8 +75,8 @@ def _score(runs: list[Run], best_rate: float) -> Score:
     return Score(
         tokens=tokens,
         steps=len(steps),
-        tokens_per_second=_rate(runs),
-        ratio=_rate(runs) / best_rate,
+        tokens_per_second=rate(runs),
+        ratio=rate(runs) / best_rate,
         tokens_per_step=tokens / len(steps),
         mean_gamma=sum(step.gamma for step in steps) / len(steps),
         policy_share=policy_ms / (policy_ms + sum(run.model_ms for run in runs)),

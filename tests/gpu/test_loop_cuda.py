@@ -66,7 +66,7 @@ def test_every_committed_token_is_the_targets_choice(pair: Pair, task: str) -> N
 
 
 def test_the_embedded_draft_is_mostly_right(pair: Pair) -> None:
-    """Mean accepted tokens of four over every fifth held-out prompt, at the length that `generate` writes by default."""
+    """Mean accepted tokens of four over every fifth held-out prompt, at the default length of `generate`."""
     _, target = pair
     accepted: list[int] = []
     for prompt in read_prompts()[::5]:  # the tasks take turns, so this holds all four
