@@ -22,9 +22,11 @@ from export.stopper.evaluation import FOLDS, SIGNALS, Replayed, Validation, cros
 from export.stopper.fit import fit
 from export.stopper.package import FILES, check_parity, package_files
 from runtime.artifacts import MODELS
+from runtime.commands.arguments import whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
 from runtime.policies.step_times import BACKENDS, StepTimes, read_step_times
+from runtime.replay.traces import Text
 
 EXAMPLE = """example:
   python -m export stopper --traces profiles/train/fp16.npz profiles/train/nf4.npz \\
@@ -40,13 +42,21 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     folder: Path = options.output.resolve()
     check_destination(folder, STOPPER_NAME, FILES)
+    if options.seed >= 2**63:
+        raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
     files = [Traces.read(path) for path in options.traces]
     replayed = list(_replayed(files, options.step_times))
-    if len({text.key for traces in files for text in traces.texts}) < FOLDS:
-        raise SpeckvError(f"--traces hold fewer than {FOLDS} prompts: cross-validation needs more")
+    _check_texts([text for traces in files for text in traces.texts])
     summary = _export(files, replayed, folder, options.seed)
     print(json.dumps(summary, indent=2)) if options.json else _print_table(summary)
     return 0
+
+
+def _check_texts(texts: Sequence[Text]) -> None:
+    if len({text.key for text in texts}) < FOLDS:
+        raise SpeckvError(f"--traces hold fewer than {FOLDS} prompts: cross-validation needs more")
+    if max(text.positions for text in texts) < 2:
+        raise SpeckvError("--traces hold no text of two tokens, and so none to draft: profile with longer outputs")
 
 
 def _export(files: list[Traces], replayed: list[Replayed], folder: Path, seed: int) -> dict[str, Any]:
@@ -138,7 +148,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
     parser.add_argument("--output", type=Path, default=MODELS / STOPPER_NAME, metavar="DIR",
                         help=f"the package folder to write or replace (default: models/{STOPPER_NAME})")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
     return parser
 
