@@ -38,7 +38,7 @@ class Case(NamedTuple):
     """Inputs of one call of the decision graph, as its contract names them."""
 
     name: str
-    signals: list[tuple[float, ...]]
+    signals: Sequence[tuple[float, ...]]
     comp_enc: list[int]
     candidates: tuple[int, ...] = PUBLISHED_CANDIDATES
     step_cost: tuple[float, ...] = (1.0,) * len(PUBLISHED_CANDIDATES)
