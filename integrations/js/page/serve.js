@@ -24,7 +24,7 @@ export function serve(port) {
     // URL resolves every `..`: the path stays below ROOT.
     const { pathname } = new URL(request.url ?? '/', 'http://localhost');
     if (pathname === '/') return response.writeHead(302, { location: '/page/' }).end();
-    const file = join(ROOT, decodeURIComponent(pathname), pathname.endsWith('/') ? 'index.html' : '');
+    const file = join(ROOT, pathname, pathname.endsWith('/') ? 'index.html' : '');
     const type = TYPES[extname(file)];
     if (!type || !file.startsWith(ROOT) || !statSync(file, { throwIfNoEntry: false })?.isFile()) {
       return response.writeHead(404).end();
