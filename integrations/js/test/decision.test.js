@@ -1,6 +1,7 @@
 /** Decisions through both runtimes: the vectors, the defaults, batches, and calls at the same time. */
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { describe, test } from 'node:test';
 
@@ -97,4 +98,15 @@ test('selectGamma decides with the shipped predictor, from the first call on and
     assert.equal(decision.gamma, vector.gamma[0]);
     assertClose(decision.expectedTokens, vector.expected_tokens[0]);
   }
+});
+
+test('the program of LANGUAGES.md', () => {
+  const page = readFileSync(new URL('../../LANGUAGES.md', import.meta.url), 'utf8');
+  const [, script] = page.match(/```js\n(.*?)```/s) ?? [];
+  assert.ok(script);
+  const output = execFileSync(process.execPath, ['--input-type=module', '-e', script], {
+    cwd: new URL('..', import.meta.url),
+    encoding: 'utf8',
+  });
+  assert.match(output, /^gamma 8 2\.5035\d* 3\.8151\d* 4\.9346\d* 5\.8622\d*\n$/);
 });
