@@ -182,6 +182,10 @@ describe('the page', { skip }, () => {
       test(`${colorScheme}, ${width} pixels: nothing is cut off, nothing inaccessible`, async () => {
         const { page } = await open({ colorScheme, viewport: { width, height: 800 } });
         assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), width);
+        assert.equal(await page.evaluate(() => {
+          const table = document.querySelector('.table');
+          return table && table.scrollWidth - table.clientWidth;
+        }), 0);
         const box = await page.locator('#per-second svg').boundingBox();
         assert.ok(box && box.x >= 0 && box.x + box.width <= width && box.height > 200);
         const ground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
