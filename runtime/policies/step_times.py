@@ -123,7 +123,9 @@ def _measured(path: Path, content: object, model: str, backend: str) -> dict[int
     found = {int(match[2]): times[key] for key, match in matches.items() if match and match[1] == backend}
     if not found:
         backends = ", ".join(dict.fromkeys(match[1] for match in matches.values() if match)) or "none"
-        raise SpeckvError(f"{path}: no {backend} step times of '{model}' (it has {backends}): choose another backend")
+        raise SpeckvError(
+            f"{path}: no {backend} step times of '{model}' (it has {backends}): choose another backend or other traces"
+        )
     for tokens, milliseconds in found.items():
         if (
             isinstance(milliseconds, bool)

@@ -40,17 +40,38 @@ class Comparison:
     """Policy → task → score."""
 
 
+@dataclass(frozen=True)
+class Replays:
+    """The runs behind a comparison: one a text, in the texts' order."""
+
+    fixed: list[list[Run]]
+    """By gamma, 0 to 16."""
+    policies: dict[str, list[Run]]
+
+
 def compare(
     texts: Sequence[Text], policies: Iterable[Policy], times: StepTimes, progress: Callable[[], None] = lambda: None
 ) -> Comparison:
     """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
+    return score(replay_all(texts, policies, times, progress))
+
+
+def replay_all(
+    texts: Sequence[Text], policies: Iterable[Policy], times: StepTimes, progress: Callable[[], None] = lambda: None
+) -> Replays:
+    """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
     fixed = [replay(texts, Fixed(gamma), times, progress) for gamma in range(LOOKAHEAD + 1)]
-    rates = [{task: _rate(runs) for task, runs in _by_task(run).items()} for run in fixed]
+    return Replays(fixed, {policy.name: replay(texts, policy, times, progress) for policy in policies})
+
+
+def score(replays: Replays) -> Comparison:
+    """Score every policy overall and per task."""
+    rates = [{task: tokens_per_second(runs) for task, runs in by_task(runs).items()} for runs in replays.fixed]
     best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
-    scores = {}
-    for policy in policies:
-        runs = _by_task(replay(texts, policy, times, progress))
-        scores[policy.name] = {task: _score(runs[task], rates[best[task]][task]) for task in runs}
+    scores = {
+        name: {task: _score(part, rates[best[task]][task]) for task, part in by_task(runs).items()}
+        for name, runs in replays.policies.items()
+    }
     return Comparison(best, scores)
 
 
@@ -58,13 +79,14 @@ def _first_highest(values: list[float]) -> int:
     return values.index(max(values))
 
 
-def _by_task(runs: list[Run]) -> dict[str, list[Run]]:
+def by_task(runs: list[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each task in the texts' order, all of them under "overall" first."""
     tasks = dict.fromkeys(run.task for run in runs)
     return {OVERALL: runs, **{task: [run for run in runs if run.task == task] for task in tasks}}
 
 
-def _rate(runs: list[Run]) -> float:
-    """Tokens per second over all the runs' tokens and time (long texts weigh more)."""
+def tokens_per_second(runs: list[Run]) -> float:
+    """Return all the runs' tokens over all their time, the policy's own included (long texts weigh more)."""
     return 1e3 * sum(run.tokens for run in runs) / sum(run.model_ms + run.policy_ms for run in runs)
 
 
@@ -75,8 +97,8 @@ def _score(runs: list[Run], best_rate: float) -> Score:
     return Score(
         tokens=tokens,
         steps=len(steps),
-        tokens_per_second=_rate(runs),
-        ratio=_rate(runs) / best_rate,
+        tokens_per_second=tokens_per_second(runs),
+        ratio=tokens_per_second(runs) / best_rate,
         tokens_per_step=tokens / len(steps),
         mean_gamma=sum(step.gamma for step in steps) / len(steps),
         policy_share=policy_ms / (policy_ms + sum(run.model_ms for run in runs)),
