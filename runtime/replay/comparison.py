@@ -66,10 +66,10 @@ def replay_all(
 
 def score(replays: Replays) -> Comparison:
     """Score every policy overall and per task."""
-    rates = [{task: tokens_per_second(runs) for task, runs in by_task(runs).items()} for runs in replays.fixed]
+    rates = [{task: tokens_per_second(runs) for task, runs in _by_task(runs).items()} for runs in replays.fixed]
     best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
     scores = {
-        name: {task: _score(part, rates[best[task]][task]) for task, part in by_task(runs).items()}
+        name: {task: _score(part, rates[best[task]][task]) for task, part in _by_task(runs).items()}
         for name, runs in replays.policies.items()
     }
     return Comparison(best, scores)
@@ -79,13 +79,12 @@ def _first_highest(values: list[float]) -> int:
     return values.index(max(values))
 
 
-def by_task(runs: list[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each task in the texts' order, all of them under "overall" first."""
+def _by_task(runs: list[Run]) -> dict[str, list[Run]]:
     tasks = dict.fromkeys(run.task for run in runs)
     return {OVERALL: runs, **{task: [run for run in runs if run.task == task] for task in tasks}}
 
 
-def tokens_per_second(runs: list[Run]) -> float:
+def tokens_per_second(runs: Sequence[Run]) -> float:
     """Return all the runs' tokens over all their time, the policy's own included (long texts weigh more)."""
     return 1e3 * sum(run.tokens for run in runs) / sum(run.model_ms + run.policy_ms for run in runs)
 
