@@ -188,7 +188,7 @@ def _rate_and_ratio(policy: dict[str, Any] | None) -> tuple[str, str]:
     if policy is None:
         return "–", "–"
     rate, ratio = policy["tokens_per_second"], policy["ratio"]
-    return f"{rate['value']:.0f} ({rate['low']:.0f} – {rate['high']:.0f})", f"{ratio['value']:.3f}"
+    return f"{rate['value']:.1f} ({rate['low']:.1f} – {rate['high']:.1f})", f"{ratio['value']:.3f}"
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -88,5 +88,5 @@ def test_a_kept_replay_becomes_a_table_and_a_picture(tmp_path: Path, monkeypatch
     assert "![Tokens per second of every policy](results/rates.svg)" in text
     assert "| policy | fp16, tok/s | fp16, ratio | nf4, tok/s | nf4, ratio |" in text
     oracle, fixed = text.splitlines()[-3:-1]
-    assert oracle == "| oracle | 150 (90 – 220) | 1.500 | – | – |"
-    assert fixed == "| fixed:3 | 100 (90 – 220) | 1.000 | 100 (90 – 220) | 1.000 |"
+    assert oracle == "| oracle | 150.0 (90.2 – 219.8) | 1.500 | – | – |"
+    assert fixed == "| fixed:3 | 100.0 (90.2 – 219.8) | 1.000 | 100.0 (90.2 – 219.8) | 1.000 |"

@@ -15,7 +15,7 @@ from runtime.report.plots.rates import rates, ratios
 from runtime.report.plots.reliability import reliability
 from runtime.report.plots.step_times import step_times
 from runtime.report.plots.tradeoff import tradeoff
-from runtime.report.summary import HIGHLIGHTED, ORACLE, PUBLISHED, Replayed, Summary
+from runtime.report.summary import HIGHLIGHTED, ORACLE, PUBLISHED, Replayed, Summary, rate_text
 
 
 def page(summary: Summary) -> str:
@@ -69,8 +69,8 @@ def _card(replayed: Replayed, backend: str) -> str:
     return (
         f'<div class="card"><p class="of">{escape(replayed.precision)} target, {escape(backend)}</p>'
         f'<p class="figure">{ratio.value:.2f}×</p>'
-        f"<p><b>{escape(chosen.name)}</b>{kind}: {chosen.tokens_per_second.value:.0f} tok/s, against "
-        f"{best.tokens_per_second.value:.0f} tok/s of the best fixed gamma in hindsight "
+        f"<p><b>{escape(chosen.name)}</b>{kind}: {rate_text(chosen.tokens_per_second.value)} tok/s, against "
+        f"{rate_text(best.tokens_per_second.value)} tok/s of the best fixed gamma in hindsight "
         f"(γ&#160;=&#160;{replayed.best_fixed[OVERALL]}). 95&#160;% interval: {ratio.low:.2f}&#160;–&#160;"
         f"{ratio.high:.2f}×.</p>" + (f'<p class="others">{rest}</p>' if rest else "") + "</div>"
     )

@@ -125,6 +125,11 @@ class Summary:
     """The paper's evaluation as the predictor's package holds it, `performance` in its config.json; empty without."""
 
 
+def rate_text(tokens_per_second: float) -> str:
+    """Return tokens per second with about three digits."""
+    return f"{tokens_per_second:.0f}" if tokens_per_second >= 100 else f"{tokens_per_second:.1f}"
+
+
 def summarise(traces: str, precision: str, texts: Sequence[Text], replays: Replays) -> Replayed:
     """Sum up the replays of one file of traces."""
     fixed = {Fixed(gamma).name: runs for gamma, runs in enumerate(replays.fixed)}

@@ -109,7 +109,8 @@ def test_plots_say_the_numbers_of_replay_json(written: Path) -> None:
     plots = [plot for plot in page.iter("svg") if "tokens per second of each policy with" in plot.get("aria-label", "")]
     for plot, replayed in zip(plots, numbers(written)["replays"], strict=True):
         texts = {text.text for text in plot.iter("text")}
-        figures = {f"{policy['tokens_per_second']['value']:.0f}" for policy in replayed["policies"]}
+        values = [policy["tokens_per_second"]["value"] for policy in replayed["policies"]]
+        figures = {f"{value:.0f}" if value >= 100 else f"{value:.1f}" for value in values}
         assert figures | {policy["name"] for policy in replayed["policies"]} <= texts
         assert figures <= in_picture
 

@@ -19,7 +19,7 @@ def course(followed: Course, policy: str, name: str) -> str:
     """Draw one policy's steps along the output: each a bar as wide as its tokens and as high as its gamma."""
 
     def paint(figure: Figure) -> None:
-        plot = axes(figure, 40, 28, 8, 38)
+        plot = axes(figure, 40, 28, 14, 38)
         _steps(plot, followed.accepted, followed.steps[policy])
         plot.set_xlim(0, len(followed.accepted))
         plot.set_ylim(0, LOOKAHEAD)

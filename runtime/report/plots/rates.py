@@ -13,7 +13,7 @@ from runtime.report.bootstrap import Interval
 from runtime.report.drawing import WIDTH, axes, colour, render, standalone
 from runtime.report.folder import MADE_BY
 from runtime.report.plots.marks import look, mark
-from runtime.report.summary import ORACLE, PolicyFigures, Replayed
+from runtime.report.summary import ORACLE, PolicyFigures, Replayed, rate_text
 
 ROW, TOP, BOTTOM = 21, 26, 40
 """Pixels: of a policy's row, above and below all rows."""
@@ -39,7 +39,7 @@ def ratios(replayed: Replayed, name: str) -> str:
 
     def paint(figure: Figure) -> None:
         plot = axes(figure, NAMES, TOP, VALUES, BOTTOM)
-        _intervals(plot, replayed, lambda policy: policy.ratio, "{:.2f}×")
+        _intervals(plot, replayed, lambda policy: policy.ratio, lambda ratio: f"{ratio:.2f}×")
         _leave_out_oracle(plot, replayed)
         plot.set_xlabel("ratio to the best fixed gamma")
 
@@ -71,11 +71,11 @@ def height(replayed: Replayed) -> int:
 
 
 def _panel(plot: Axes, replayed: Replayed) -> None:
-    _intervals(plot, replayed, lambda policy: policy.tokens_per_second, "{:.0f}")
+    _intervals(plot, replayed, lambda policy: policy.tokens_per_second, rate_text)
     plot.set_xlabel("tokens per second")
 
 
-def _intervals(plot: Axes, replayed: Replayed, pick: Pick, form: str) -> None:
+def _intervals(plot: Axes, replayed: Replayed, pick: Pick, text: Callable[[float], str]) -> None:
     """Draw a row a policy, the fastest on top: a point, its interval and its figure."""
     policies = sorted(replayed.policies, key=lambda policy: policy.tokens_per_second.value)
     best = pick(replayed.best_fixed_policy).value
@@ -91,7 +91,7 @@ def _intervals(plot: Axes, replayed: Replayed, pick: Pick, form: str) -> None:
         plot.plot([figures.low, figures.high], [row, row], color=colour(looks.role), linewidth=3, alpha=0.5)
         plot.plot([figures.value], [row], linestyle="none", **mark(looks))
         plot.annotate(
-            form.format(figures.value), (1, row), (VALUES - 4, 0), xycoords=plot.get_yaxis_transform(),
+            text(figures.value), (1, row), (VALUES - 4, 0), xycoords=plot.get_yaxis_transform(),
             textcoords="offset points", ha="right", va="center", color=colour(role), weight=looks.weight,
         )  # fmt: skip
     plot.set_yticks(range(len(policies)), [policy.name for policy in policies])
