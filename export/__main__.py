@@ -1,4 +1,4 @@
-"""`python -m export` (the predictor package), `python -m export drafter` and `python -m export readme`."""
+"""`python -m export` (the predictor package), and `python -m export drafter`, `stopper`, `vectors` and `readme`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,12 @@ def _run(arguments: list[str]) -> int:
     try:
         if arguments[:1] == ["drafter"]:
             return _run_drafter(arguments[1:])
+        if arguments[:1] == ["stopper"]:
+            return _run_stopper(arguments[1:])
         if arguments[:1] == ["readme"]:
             return write_readme(arguments[1:])
+        if arguments[:1] == ["vectors"]:
+            return _run_vectors(arguments[1:])
         return _run_predictor(arguments)
     except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,6 +65,14 @@ def _run_predictor(arguments: list[str]) -> int:
     return export_predictor(arguments)
 
 
+def _run_vectors(arguments: list[str]) -> int:
+    try:
+        from export.predictor.vectors import main as export_vectors
+    except ModuleNotFoundError as error:
+        raise _missing(error, "export") from None
+    return export_vectors(arguments)
+
+
 def _run_drafter(arguments: list[str]) -> int:
     # Imported here: the drafter needs torch, which the predictor export must not wait for.
     try:
@@ -68,6 +80,14 @@ def _run_drafter(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise _missing(error, "loop") from None
     return export_drafter(arguments)
+
+
+def _run_stopper(arguments: list[str]) -> int:
+    try:
+        from export.stopper.command import main as export_stopper
+    except ModuleNotFoundError as error:
+        raise _missing(error, "export,loop") from None
+    return export_stopper(arguments)
 
 
 def _missing(error: ModuleNotFoundError, extra: str) -> SpeckvError:

@@ -13,10 +13,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from export.predictor.contents import Figures, known_figures, package_files
+from export.onnx_file import DEFAULT_OPSET, OPSETS, check_opset
+from export.package_folder import check_destination, replacing
+from export.predictor.contents import FILES, Figures, known_figures, package_files
 from export.predictor.evaluation import evaluate
-from export.predictor.onnx_file import DEFAULT_OPSET, OPSETS, check_opset
-from export.predictor.package import check_destination, replacing
 from export.predictor.parity import ParityError, check_parity
 from export.predictor.records import read_records
 from export.predictor.report import print_tables, summary
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     check_opset(arguments.opset)
     folder: Path = arguments.output.resolve()
-    check_destination(folder)
+    check_destination(folder, PACKAGE_NAME, FILES)
     try:
         with _progress(PARTS_OF_AN_EXPORT + (PARTS_OF_A_FIT if arguments.records else 0)) as begin:
             written, known = _export(arguments, folder, begin)

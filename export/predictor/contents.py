@@ -12,11 +12,11 @@ from typing import Any
 import onnx
 
 import export
+from export.license import license_text
+from export.onnx_file import FORMAT_VERSION
+from export.package_folder import CARD_FILE, LICENSE_FILE, REQUIREMENTS_FILE
 from export.predictor.card import USAGE, model_card
 from export.predictor.decision_graph import build_decision
-from export.predictor.license import license_text
-from export.predictor.onnx_file import FORMAT_VERSION
-from export.predictor.package import CARD_FILE, LICENSE_FILE, REQUIREMENTS_FILE
 from export.predictor.predictor_graph import build_predictor
 from export.predictor.unpickler import PickledRegressor
 from export.predictor.weights import Weights
@@ -32,6 +32,10 @@ from runtime.contract import (
     PUBLISHED_CANDIDATES,
     WEIGHTS_FILE,
 )
+
+FILES = (PICKLE_FILE, WEIGHTS_FILE, PREDICTOR_FILE, DECISION_FILE, CONFIG_FILE, REQUIREMENTS_FILE, CARD_FILE,
+         LICENSE_FILE, MANIFEST_FILE)  # fmt: skip
+"""Everything a package folder holds."""
 
 REQUIREMENTS = "numpy>=1.24\nonnxruntime>=1.16\n"
 

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from export.predictor.onnx_file import finish
+from export.onnx_file import finish
+from export.predictor.predictor_graph import PROPERTIES
 from export.predictor.weights import Weights
 from runtime.contract import COMPRESSION_CODES, SIGNALS
 
@@ -44,7 +45,7 @@ def build_decision(weights: Weights, opset: int, source_sha256: str) -> bytes:
         [helper.make_tensor_value_info(*value) for value in OUTPUTS],
         [numpy_helper.from_array(array, name) for name, array in _constants(weights).items()],
     )
-    return finish(graph, opset, source_sha256)
+    return finish(graph, opset, source_sha256, PROPERTIES)
 
 
 def _constants(weights: Weights) -> dict[str, npt.NDArray[np.float64] | npt.NDArray[np.int64]]:

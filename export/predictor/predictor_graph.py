@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 from onnx import TensorProto, helper
 from skl2onnx import convert_sklearn
 from skl2onnx.common.data_types import DoubleTensorType
 
-from export.predictor.onnx_file import finish
+from export.onnx_file import finish
 from export.predictor.weights import Weights
-from runtime.contract import FEATURES
+from runtime.contract import FEATURES, PUBLISHED_CANDIDATES
 
 INPUT = "features"
 OUTPUT = "predicted_acceptance_rate"
+PROPERTIES = {"features": json.dumps(FEATURES), "candidates": json.dumps(PUBLISHED_CANDIDATES)}
+"""Metadata of both graphs."""
 
 
 def build_predictor(weights: Weights, opset: int, source_sha256: str) -> bytes:
@@ -39,4 +43,4 @@ def build_predictor(weights: Weights, opset: int, source_sha256: str) -> bytes:
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", 1])],
         list(converted.graph.initializer),
     )
-    return finish(graph, opset, source_sha256)
+    return finish(graph, opset, source_sha256, PROPERTIES)

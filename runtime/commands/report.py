@@ -71,7 +71,7 @@ def _summarise(options: argparse.Namespace) -> Summary:
         format_version=FORMAT_VERSION,
         command=_command(options),
         backend=options.backend,
-        inputs=read_inputs(options.traces, options.step_times),
+        inputs=read_inputs(options.traces, options.step_times, MODELS),
         versions=versions(),
         processor=processor(),
         replays=[

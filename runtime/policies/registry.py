@@ -7,6 +7,7 @@ from collections.abc import Callable
 from runtime.decision.selector import GammaSelector
 from runtime.errors import SpeckvError
 from runtime.policies.adaedl import AdaEDL
+from runtime.policies.adaptive import Adaptive
 from runtime.policies.bandit import Bandit
 from runtime.policies.confidence import Confidence
 from runtime.policies.fixed import Fixed
@@ -19,6 +20,7 @@ from runtime.policies.speckv_cost import SpecKVCost
 from runtime.policies.step_times import StepTimes
 from runtime.policies.svip import SVIP
 from runtime.policies.throughput import Throughput
+from runtime.stopper.stopper import Stopper
 
 PLAIN: dict[str, Callable[[], Policy]] = {
     "none": lambda: Fixed(0),
@@ -32,6 +34,7 @@ THRESHOLD: dict[str, Callable[..., Policy]] = {
     "specdec++": SpecDecPlusPlus,
 }
 TIMED: dict[str, Callable[[str | int, StepTimes], Policy]] = {
+    "adaptive": lambda _, times: Adaptive(Stopper(), times),
     "speckv-cost": lambda compression, times: SpecKVCost(GammaSelector(), compression, times),
     "throughput": lambda _, times: Throughput(times),
     "bandit": lambda _, times: Bandit(times),

@@ -66,7 +66,7 @@ def replay_all(
 
 def score(replays: Replays) -> Comparison:
     """Score every policy overall and per task."""
-    rates = [{task: tokens_per_second(runs) for task, runs in _by_task(runs).items()} for runs in replays.fixed]
+    rates = [{task: rate(runs) for task, runs in _by_task(runs).items()} for runs in replays.fixed]
     best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
     scores = {
         name: {task: _score(part, rates[best[task]][task]) for task, part in _by_task(runs).items()}
@@ -84,8 +84,8 @@ def _by_task(runs: list[Run]) -> dict[str, list[Run]]:
     return {OVERALL: runs, **{task: [run for run in runs if run.task == task] for task in tasks}}
 
 
-def tokens_per_second(runs: Sequence[Run]) -> float:
-    """Return all the runs' tokens over all their time, the policy's own included (long texts weigh more)."""
+def rate(runs: Sequence[Run]) -> float:
+    """Tokens per second over all the runs' tokens and time (long texts weigh more)."""
     return 1e3 * sum(run.tokens for run in runs) / sum(run.model_ms + run.policy_ms for run in runs)
 
 
@@ -96,8 +96,8 @@ def _score(runs: list[Run], best_rate: float) -> Score:
     return Score(
         tokens=tokens,
         steps=len(steps),
-        tokens_per_second=tokens_per_second(runs),
-        ratio=tokens_per_second(runs) / best_rate,
+        tokens_per_second=rate(runs),
+        ratio=rate(runs) / best_rate,
         tokens_per_step=tokens / len(steps),
         mean_gamma=sum(step.gamma for step in steps) / len(steps),
         policy_share=policy_ms / (policy_ms + sum(run.model_ms for run in runs)),

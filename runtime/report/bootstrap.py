@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.replay.comparison import tokens_per_second
+from runtime.replay.comparison import rate
 from runtime.replay.replay import Run
 
 RESAMPLES = 5_000
@@ -34,11 +34,11 @@ class Resamples:
 
     def rate(self, runs: Sequence[Run]) -> Interval:
         """Return tokens per second with its interval; one run a prompt."""
-        return _interval(tokens_per_second(runs), self._rates(runs))
+        return _interval(rate(runs), self._rates(runs))
 
     def ratio(self, runs: Sequence[Run], to: Sequence[Run]) -> Interval:
         """Return the ratio of two policies' tokens per second on the same prompts, with its interval."""
-        return _interval(tokens_per_second(runs) / tokens_per_second(to), self._rates(runs) / self._rates(to))
+        return _interval(rate(runs) / rate(to), self._rates(runs) / self._rates(to))
 
     def _rates(self, runs: Sequence[Run]) -> NDArray[np.float64]:
         """Return the tokens per second of each resample, `[RESAMPLES]`."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.artifacts import package_folder
-from runtime.contract import CONFIG_FILE
+from runtime.contract import CONFIG_FILE, MANIFEST_FILE
 from runtime.errors import SpeckvError
 
 PACKAGES = ("speckv", "numpy", "onnxruntime", "matplotlib")
@@ -28,22 +28,22 @@ class Input:
     sha256: str
 
 
-def read_inputs(traces: Iterable[Path], step_times: Path) -> list[Input]:
-    """Return every file that the report depends on, among them what lies beside traces and the packages' configs."""
+def read_inputs(traces: Iterable[Path], step_times: Path, models: Path) -> list[Input]:
+    """Return every file that the report depends on, among them what lies beside traces and the packages' manifests.
+
+    A manifest has the sha256 of every file of its package, the config.json and the models that policies run.
+    """
     with_verified = [file for path in traces for file in (path, path.with_name(f"{path.stem}_verified.npz"))]
     files = [file for file in (*with_verified, step_times) if file.exists()]
-    config = config_file()
-    return [*(_input(file, file.name) for file in files), _input(config, f"{config.parent.name}/{config.name}")]
-
-
-def config_file() -> Path:
-    """Return the config.json of the shipped predictor."""
-    return package_folder() / CONFIG_FILE
+    manifests = sorted(models.glob(f"*/{MANIFEST_FILE}"))
+    return [_input(file, file.name) for file in files] + [
+        _input(file, f"{file.parent.name}/{file.name}") for file in manifests
+    ]
 
 
 def predictor_evaluation() -> dict[str, Any]:
     """Return `performance` of the predictor's config.json; empty where it was not fitted on the published records."""
-    config = read_config(config_file())
+    config = read_config(package_folder() / CONFIG_FILE)
     published = (config.get("training") or {}).get("published_records")
     return (config.get("performance") or {}) if published else {}
 

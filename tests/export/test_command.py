@@ -15,8 +15,7 @@ import pytest
 from rich.console import Console
 
 from export.__main__ import main
-from export.predictor.contents import Figures
-from export.predictor.package import FILES
+from export.predictor.contents import FILES, Figures
 from export.predictor.parity import Parity
 from export.predictor.report import print_tables, summary
 from runtime.errors import SpeckvError

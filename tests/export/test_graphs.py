@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
+from export.onnx_file import OPSETS
 from export.predictor.decision_graph import build_decision
-from export.predictor.onnx_file import OPSETS
 from export.predictor.parity import edge_rows, random_rows
 from export.predictor.records import read_records
 from export.predictor.unpickler import read_pickle

@@ -19,10 +19,12 @@ import pytest
 import yaml
 
 import export
+from export import package_folder as package
 from export import readme
-from export.predictor import command, package
+from export.package_folder import check_destination, replacing
+from export.predictor import command
+from export.predictor.contents import FILES
 from export.predictor.decision_graph import build_decision
-from export.predictor.package import FILES, check_destination, replacing
 from export.predictor.parity import ParityError, check_parity
 from export.predictor.predictor_graph import build_predictor
 from export.predictor.weights import Weights
@@ -31,6 +33,7 @@ from runtime.contract import (
     CONFIG_FILE,
     DECISION_FILE,
     MANIFEST_FILE,
+    PACKAGE_NAME,
     PICKLE_FILE,
     PREDICTOR_FILE,
     WEIGHTS_FILE,
@@ -154,12 +157,12 @@ def test_figures_stay_with_their_pickle_and_only_with_it(exported: Path, own_pic
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["notes.txt"], "holds 'notes.txt' but is not a predictor package"),
-        ([PICKLE_FILE, ".git"], "holds '.git' but is not a predictor package"),
-        ([PICKLE_FILE, "README.md"], "holds 'README.md' but is not a predictor package"),
-        ([PICKLE_FILE], f"holds '{PICKLE_FILE}' but is not a predictor package"),
-        (["README.md", "LICENSE"], "holds 'LICENSE' but is not a predictor package"),
-        (["README.md", MANIFEST_FILE], "holds 'MANIFEST.json' but is not a predictor package"),
+        (["notes.txt"], "holds 'notes.txt' but is not a speckv-mlp16 package"),
+        ([PICKLE_FILE, ".git"], "holds '.git' but is not a speckv-mlp16 package"),
+        ([PICKLE_FILE, "README.md"], "holds 'README.md' but is not a speckv-mlp16 package"),
+        ([PICKLE_FILE], f"holds '{PICKLE_FILE}' but is not a speckv-mlp16 package"),
+        (["README.md", "LICENSE"], "holds 'LICENSE' but is not a speckv-mlp16 package"),
+        (["README.md", MANIFEST_FILE], "holds 'MANIFEST.json' but is not a speckv-mlp16 package"),
     ],
 )
 def test_a_folder_that_is_not_a_package_is_left_alone(
@@ -194,8 +197,8 @@ def test_a_package_with_a_file_that_its_manifest_does_not_list_is_left_alone(
 def test_a_manifest_of_something_else_is_none(manifest: str, exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "package")
     (tmp_path / "package" / MANIFEST_FILE).write_text(manifest)
-    with pytest.raises(SpeckvError, match="is not a predictor package"):
-        check_destination(tmp_path / "package")
+    with pytest.raises(SpeckvError, match="is not a speckv-mlp16 package"):
+        check_destination(tmp_path / "package", PACKAGE_NAME, FILES)
 
 
 def test_files_empty_folders_links_and_bare_manifests(
@@ -209,7 +212,7 @@ def test_files_empty_folders_links_and_bare_manifests(
     assert (tmp_path / "link").is_symlink()
     assert set(contents(tmp_path / "empty")) == set(FILES)
     (tmp_path / "empty" / PICKLE_FILE).unlink()
-    check_destination(tmp_path / "empty")  # still known by its manifest
+    check_destination(tmp_path / "empty", PACKAGE_NAME, FILES)  # still known by its manifest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link", "own.pkl"]  # nothing temporary stays
 
 
@@ -238,7 +241,7 @@ def test_a_failure_at_any_point_leaves_the_old_package_whole(
 KILLED = """
 import os, signal, sys
 from export.__main__ import main
-from export.predictor import package
+from export import package_folder as package
 kill = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "between renames":
     rename, package._exchange = os.rename, lambda *arguments: False

@@ -66,11 +66,11 @@ def test_every_committed_token_is_the_targets_choice(pair: Pair, task: str) -> N
 
 
 def test_the_embedded_draft_is_mostly_right(pair: Pair) -> None:
-    """Mean accepted tokens of four over held-out prompts, as a user of the default pair sees it."""
+    """Mean accepted tokens of four over every fifth held-out prompt, at the default length of `generate`."""
     _, target = pair
     accepted: list[int] = []
-    for prompt in [prompt for prompt in read_prompts() if prompt.index % 12 == 0]:
-        accepted += [step.accepted for step, _ in run(pair, Fixed(4), target.encode(prompt.text), 48)]
+    for prompt in read_prompts()[::5]:  # the tasks take turns, so this holds all four
+        accepted += [step.accepted for step, _ in run(pair, Fixed(4), target.encode(prompt.text), 128)]
     assert sum(accepted) / len(accepted) >= 1.5
 
 

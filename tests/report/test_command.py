@@ -149,7 +149,7 @@ def test_the_course_tiles_the_output(written: Path) -> None:
 def test_a_rerun_gives_the_same_bytes_but_for_measured_time(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay.time, "perf_counter", lambda: 0.0)
+    monkeypatch.setattr(replay.time, "thread_time", lambda: 0.0)
     assert run(inputs, tmp_path / "a") == run(inputs, tmp_path / "b") == 0
     for path in (tmp_path / "a").iterdir():
         assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
@@ -228,15 +228,15 @@ def test_without_matplotlib_the_extra_is_named(inputs: Path, tmp_path: Path) -> 
 def test_a_reliability_curve_is_drawn_where_a_package_holds_one(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(inputs, tmp_path / "without", traces=["pair_fp16.npz"]) == 0
-    assert "Left out: no installed model package" in (tmp_path / "without" / "report.html").read_text("utf-8")
     models = tmp_path / "models"
     models.mkdir()
     (models / "speckv-mlp16").symlink_to(artifacts.MODELS / "speckv-mlp16")
+    monkeypatch.setattr(artifacts, "MODELS", models)
+    assert run(inputs, tmp_path / "without", traces=["pair_fp16.npz"]) == 0
+    assert "Left out: no installed model package" in (tmp_path / "without" / "report.html").read_text("utf-8")
     (models / "acceptance").mkdir()
     bins = [{"predicted": 0.25, "observed": 0.5, "count": 5}, {"predicted": 0.75, "observed": 0.75, "count": 15}]
     (models / "acceptance" / "config.json").write_text(json.dumps({"performance": {"reliability": bins}}))
-    monkeypatch.setattr(artifacts, "MODELS", models)
     assert run(inputs, tmp_path / "with", traces=["pair_fp16.npz"]) == 0
     page = (tmp_path / "with" / "report.html").read_text("utf-8")
     assert "expected calibration error 0.062" in page

@@ -1,4 +1,4 @@
-"""The package folder: what may be replaced, and replacing it in one step."""
+"""A package's folder: what may be replaced, and replacing it in one step."""
 
 from __future__ import annotations
 
@@ -8,49 +8,44 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runtime.contract import (
-    CONFIG_FILE,
-    DECISION_FILE,
-    MANIFEST_FILE,
-    PACKAGE_NAME,
-    PICKLE_FILE,
-    PREDICTOR_FILE,
-    WEIGHTS_FILE,
-)
+from runtime.contract import MANIFEST_FILE
 from runtime.errors import SpeckvError
 
 REQUIREMENTS_FILE = "requirements.txt"
 CARD_FILE = "README.md"
 LICENSE_FILE = "LICENSE"
-FILES = (PICKLE_FILE, WEIGHTS_FILE, PREDICTOR_FILE, DECISION_FILE, CONFIG_FILE, REQUIREMENTS_FILE, CARD_FILE,
-         LICENSE_FILE, MANIFEST_FILE)  # fmt: skip
-"""Everything a package folder holds."""
 
 LEFTOVER_SECONDS = 3600.0
 """A temporary folder older than this belongs to an export that was killed."""
 
 
-def check_destination(folder: Path) -> None:
-    """Raise SpeckvError unless `folder` is absent, empty, or holds a package's manifest and its files only."""
+def check_destination(folder: Path, package: str, files: Collection[str]) -> None:
+    """Raise SpeckvError unless `folder` is absent, empty, or holds the manifest and the files of such a package.
+
+    Args:
+        folder: to be written or replaced.
+        package: name of the package, as its manifest gives it.
+        files: all that such a package holds; anything else is somebody's own, whatever the manifest says.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise SpeckvError(f"{folder} is a file: give --output a folder")
     names = sorted(entry.name for entry in folder.iterdir())
-    listed = _listed_files(folder)
+    listed = _listed_files(folder, package, files)
     if names and listed is None:
         raise SpeckvError(
-            f"{folder} holds '{names[0]}' but is not a predictor package (no {MANIFEST_FILE} of one): "
+            f"{folder} holds '{names[0]}' but is not a {package} package (no {MANIFEST_FILE} of one): "
             "give another folder"
         )
     foreign = [name for name in names if listed is not None and name not in listed]
     if foreign:
         raise SpeckvError(
-            f"{folder} holds '{foreign[0]}', which is not part of a predictor package: give another folder"
+            f"{folder} holds '{foreign[0]}', which is not part of a {package} package: give another folder"
         )
 
 
@@ -77,13 +72,13 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _listed_files(folder: Path) -> set[str] | None:
-    """Return the package files that the manifest in `folder` lists, itself included; None without one of ours."""
+def _listed_files(folder: Path, package: str, files: Collection[str]) -> set[str] | None:
+    """Return which of `files` the manifest in `folder` lists, itself included; None without one of this package."""
     try:
         manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if "speckv_format" not in manifest or manifest["package"] != PACKAGE_NAME:
+        if "speckv_format" not in manifest or manifest["package"] != package:
             return None
-        return {MANIFEST_FILE, *manifest["files"]} & set(FILES)
+        return {MANIFEST_FILE, *manifest["files"]} & set(files)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

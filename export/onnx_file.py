@@ -1,18 +1,17 @@
-"""What both graphs share: opset and IR version, names of their dimensions, metadata, checks, bytes."""
+"""What all graphs share: opset and IR version, metadata, checks, bytes."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 
 import onnx
 from onnx import ModelProto, helper
 
 import export
-from runtime.contract import FEATURES, PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
 
 FORMAT_VERSION = "1"
-"""Version of the package layout and of both graphs' inputs and outputs."""
+"""Version of the package layouts and of the graphs' inputs and outputs."""
 
 DEFAULT_OPSET = 17
 """Opset 17 with IR version 8 is what onnxruntime 1.16 and newer load."""
@@ -30,13 +29,14 @@ def check_opset(opset: int) -> None:
         )
 
 
-def finish(graph: onnx.GraphProto, opset: int, source_sha256: str) -> bytes:
+def finish(graph: onnx.GraphProto, opset: int, source_sha256: str, properties: Mapping[str, str]) -> bytes:
     """Return `graph` as the bytes of a checked model, the same bytes for the same graph.
 
     Args:
         graph: the graph, inputs and outputs named and shaped.
         opset: its opset; the IR version is the oldest that allows it.
-        source_sha256: SHA-256 of the pickle that the weights come from.
+        source_sha256: SHA-256 of what the weights come from.
+        properties: metadata of this kind of graph.
 
     Raises:
         onnx.checker.ValidationError: if the graph is not valid ONNX with complete shapes.
@@ -53,8 +53,7 @@ def finish(graph: onnx.GraphProto, opset: int, source_sha256: str) -> bytes:
         {
             "speckv_format": FORMAT_VERSION,
             "speckv_version": export.__version__,
-            "features": json.dumps(FEATURES),
-            "candidates": json.dumps(PUBLISHED_CANDIDATES),
+            **properties,
             "source_sha256": source_sha256,
         },
     )

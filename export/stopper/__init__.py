@@ -1,0 +1,1 @@
+"""The acceptance model of the adaptive policy: fitted on traces, proven, packaged."""

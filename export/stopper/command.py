@@ -1,0 +1,153 @@
+"""`python -m export stopper`: fits the acceptance model on traces, validates it, writes its package."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from export.package_folder import check_destination, replacing
+from export.stopper.card import measured_lines
+from export.stopper.dataset import WALKS, Traces, folds, training_rows
+from export.stopper.evaluation import FOLDS, SIGNALS, Replayed, Validation, cross_validate
+from export.stopper.fit import fit
+from export.stopper.package import FILES, check_parity, package_files
+from runtime.artifacts import MODELS
+from runtime.contract import PRECISIONS, STOPPER_NAME
+from runtime.errors import SpeckvError
+from runtime.policies.step_times import BACKENDS, StepTimes, read_step_times
+
+EXAMPLE = """example:
+  python -m export stopper --traces profiles/train/fp16.npz profiles/train/nf4.npz \\
+      --step-times profiles/train/step_times_ms.json --output build/stopper"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fit, validate, package; return 0.
+
+    Raises:
+        SpeckvError: on bad input; nothing is written then.
+    """
+    options = _parser().parse_args(argv)
+    folder: Path = options.output.resolve()
+    check_destination(folder, STOPPER_NAME, FILES)
+    files = [Traces.read(path) for path in options.traces]
+    replayed = list(_replayed(files, options.step_times))
+    if len({text.key for traces in files for text in traces.texts}) < FOLDS:
+        raise SpeckvError(f"--traces hold fewer than {FOLDS} prompts: cross-validation needs more")
+    summary = _export(files, replayed, folder, options.seed)
+    print(json.dumps(summary, indent=2)) if options.json else _print_table(summary)
+    return 0
+
+
+def _export(files: list[Traces], replayed: list[Replayed], folder: Path, seed: int) -> dict[str, Any]:
+    texts = sum(len(traces.texts) for traces in files)
+    with _progress() as task:
+        rows = training_rows(files, seed, task("walking the texts", WALKS * texts))
+        done = task("fitting", len(SIGNALS) * FOLDS + 1)
+        validations = cross_validate(rows, folds(files, FOLDS, seed), replayed, seed, done)
+        weights = fit(rows, seed)
+        done()
+    sources = [{"file": traces.path.name, "texts": len(traces.texts), "sha256": traces.sha256} for traces in files]
+    training = {"seed": seed, "decisions": len(rows.features), "traces": sources}
+    digest = hashlib.sha256("".join(str(source["sha256"]) for source in sources).encode()).hexdigest()
+    with replacing(folder) as staging:
+        performance = _performance(validations, replayed)
+        for name, data in package_files(weights, digest, training, performance).items():
+            (staging / name).write_bytes(data)
+        performance["parity"] = check_parity(staging, weights, rows)
+        for name, data in package_files(weights, digest, training, performance).items():
+            (staging / name).write_bytes(data)
+    return {"folder": str(folder), "training": training, "performance": performance}
+
+
+def _performance(validations: Sequence[Validation], replayed: Sequence[Replayed]) -> dict[str, Any]:
+    chosen = validations[-1].calibration
+    return {
+        "folds": FOLDS,
+        "replayed": [f"{part.traces.path.stem} {part.backend}" for part in replayed],
+        "signals": [
+            {
+                "signals": validation.signals,
+                "log_loss": validation.calibration.log_loss,
+                "calibration_error": validation.calibration.error,
+                "ratios": validation.ratios,
+            }
+            for validation in validations
+        ],
+        "calibration_error": chosen.error,
+        "reliability": chosen.reliability,
+        "parity": 0.0,
+    }
+
+
+def _replayed(files: Sequence[Traces], step_times: Path) -> Iterator[Replayed]:
+    first = 0
+    for traces in files:
+        found = set(re.split(r"[^a-z0-9]+", traces.path.stem.lower())) & set(PRECISIONS)
+        if len(found) != 1:
+            raise SpeckvError(f"{traces.path}: the name does not say one precision of {', '.join(PRECISIONS)}")
+        yield from (Replayed(traces, first, *timed) for timed in _times(step_times, found.pop()))
+        first += len(traces.texts)
+
+
+def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
+    """Return the step times of every backend that the file has for the precision."""
+    found, failures = [], []
+    for backend in BACKENDS:
+        try:
+            found.append((backend, read_step_times(path, precision, backend)))
+        except SpeckvError as error:
+            failures.append(error)
+    if not found:
+        raise failures[0]
+    return found
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """Yield a function that begins a part of so many pieces, and returns what to call after each."""
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+
+        def begin(part: str, pieces: int) -> Callable[[], None]:
+            number = bar.add_task(part, total=pieces)
+            return lambda: bar.advance(number)
+
+        yield begin
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m export stopper",
+        description="Fit the acceptance model of the adaptive policy on traces that `runtime profile` wrote.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--traces", type=Path, nargs="+", required=True, metavar="NPZ")
+    parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
+    parser.add_argument("--output", type=Path, default=MODELS / STOPPER_NAME, metavar="DIR",
+                        help=f"the package folder to write or replace (default: models/{STOPPER_NAME})")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
+    return parser
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    performance = summary["performance"]
+    table = Table("", *(row["signals"] for row in performance["signals"]))
+    table.title = f"cross-validation in {FOLDS} folds; ratios to the best fixed gamma in hindsight"
+    for line in measured_lines(performance):
+        table.add_row(*line)
+    Console().print(table)
+    print(summary["folder"])

@@ -1,0 +1,65 @@
+"""The acceptance model as a call: features in, two probabilities out."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from runtime.artifacts import package_folder
+from runtime.contract import STOPPER_FILE, STOPPER_NAME
+from runtime.decision.session import import_onnxruntime, open_session
+from runtime.errors import SpeckvError
+from runtime.stopper import history, progress
+
+FEATURES = (*history.NAMES, *progress.NAMES)
+"""Input order of the model."""
+
+
+class Stopper:
+    """The shipped acceptance model, on onnxruntime's CPU provider: a few thousand multiplications, one call.
+
+    Not for threads to share: a call works in buffers of its own object.
+
+    Args:
+        package: folder of a stopper package; the shipped one by default.
+
+    Raises:
+        SpeckvError: if the package cannot be had, or takes other features than these.
+    """
+
+    _context = struct.Struct(f"{len(history.NAMES)}f")
+    _drafted = struct.Struct(f"{len(progress.NAMES)}f")
+    _answer = struct.Struct("2f")
+
+    def __init__(self, package: Path | None = None) -> None:
+        graph = (package or package_folder(STOPPER_NAME)) / STOPPER_FILE
+        self._session = open_session(graph, "cpu")
+        width = self._session.get_inputs()[0].shape[-1]
+        if width != len(FEATURES):
+            raise SpeckvError(f"{graph} takes {width} features, this release gives {len(FEATURES)}: use its own one")
+        self._features = np.zeros((1, width), np.float32)
+        self._buffer = self._features.data
+        self._probabilities = np.zeros((1, 2), np.float32)
+        wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
+        self._io = self._session.io_binding()
+        self._io.bind_ortvalue_input("features", wrap(self._features))
+        self._io.bind_ortvalue_output("probabilities", wrap(self._probabilities))
+
+    def begin_step(self, context: Sequence[float]) -> None:
+        """Set the features that stay while a step drafts, `History.features`."""
+        self._context.pack_into(self._buffer, 0, *context)
+
+    def __call__(self, drafted: Sequence[float]) -> tuple[float, float]:
+        """Return the probabilities for `Progress.features`.
+
+        Returns:
+            That the last drafted token stands, if those before it do (of no meaning before there is one); and that
+            the next one will, if all drafted ones do.
+        """
+        self._drafted.pack_into(self._buffer, self._context.size, *drafted)
+        self._session.run_with_iobinding(self._io)
+        accepted, following = self._answer.unpack_from(self._probabilities.data)
+        return accepted, following
