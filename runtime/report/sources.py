@@ -35,10 +35,8 @@ def read_inputs(traces: Iterable[Path], step_times: Path, models: Path) -> list[
     """
     with_verified = [file for path in traces for file in (path, path.with_name(f"{path.stem}_verified.npz"))]
     files = [file for file in (*with_verified, step_times) if file.exists()]
-    manifests = sorted(models.glob(f"*/{MANIFEST_FILE}"))
-    return [_input(file, file.name) for file in files] + [
-        _input(file, f"{file.parent.name}/{file.name}") for file in manifests
-    ]
+    of_packages = [(file, f"{file.parent.name}/{file.name}") for file in sorted(models.glob(f"*/{MANIFEST_FILE}"))]
+    return [_input(file, name) for file, name in [*((file, file.name) for file in files), *of_packages]]
 
 
 def predictor_evaluation() -> dict[str, Any]:

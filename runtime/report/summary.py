@@ -35,7 +35,7 @@ class PolicyFigures:
     tokens_per_step: float
     mean_gamma: float
     policy_us: float
-    """Measured microseconds of the policy's own decisions, a step."""
+    """Measured processor time of the policy's own decisions, microseconds a step."""
     policy_share: float
     """Part of the time that went into them, in [0, 1]."""
 
@@ -116,7 +116,7 @@ class Summary:
     inputs: list[Input]
     versions: dict[str, str]
     processor: str
-    """What the policies' own time was measured on."""
+    """Whose time the policies' own time is."""
     replays: list[Replayed]
     step_times: dict[str, dict[str, dict[int, float]]]
     """Model ("draft" or a precision) → backend → tokens in the call → milliseconds."""
