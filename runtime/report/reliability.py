@@ -29,11 +29,13 @@ class Reliability:
     package: str
     bins: list[Bin]
     expected_calibration_error: float
-    """Mean of |observed − predicted| over all predictions (Naeini 2015)."""
+    """Mean of |observed − predicted| over all predictions (Naeini 2015); the package's own, where it weighs them."""
 
 
 def read_reliability(models: Path) -> list[Reliability]:
     """Read `performance.reliability` of every package's config.json, a list of {predicted, observed, count}.
+
+    `performance.calibration_error` beside it is taken over; without it, the bins weigh what they count.
 
     Raises:
         SpeckvError: naming the file whose list is something else.
@@ -41,13 +43,12 @@ def read_reliability(models: Path) -> list[Reliability]:
     curves = []
     for path in sorted(models.glob(f"*/{CONFIG_FILE}")):
         performance = read_config(path).get("performance")
-        bins = performance.get("reliability") if isinstance(performance, dict) else None
-        if bins:
-            curves.append(_curve(path, bins))
+        if isinstance(performance, dict) and performance.get("reliability"):
+            curves.append(_curve(path, performance["reliability"], performance.get("calibration_error")))
     return curves
 
 
-def _curve(path: Path, content: Any) -> Reliability:
+def _curve(path: Path, content: Any, given: Any) -> Reliability:
     try:
         bins = [Bin(float(row["predicted"]), float(row["observed"]), int(row["count"])) for row in content]
     except (TypeError, KeyError, ValueError):
@@ -59,4 +60,4 @@ def _curve(path: Path, content: Any) -> Reliability:
         )
     total = sum(row.count for row in bins)
     error = sum(row.count * abs(row.observed - row.predicted) for row in bins) / total
-    return Reliability(path.parent.name, bins, error)
+    return Reliability(path.parent.name, bins, given if isinstance(given, float) and 0 <= given <= 1 else error)

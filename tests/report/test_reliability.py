@@ -25,6 +25,12 @@ def test_the_expected_calibration_error_by_hand(tmp_path: Path) -> None:
     assert curve.expected_calibration_error == pytest.approx((30 * 0.1 + 10 * 0.05) / 40)
 
 
+def test_a_packages_own_error_is_taken_over(tmp_path: Path) -> None:
+    bins = [{"predicted": 0.2, "observed": 0.1, "count": 30}]
+    package(tmp_path, "acceptance", {"performance": {"reliability": bins, "calibration_error": 0.07}})
+    assert read_reliability(tmp_path)[0].expected_calibration_error == 0.07
+
+
 def test_no_package_holds_one(tmp_path: Path) -> None:
     package(tmp_path, "other", {})
     assert read_reliability(tmp_path) == []
