@@ -156,10 +156,46 @@ def precisions() -> str:
     )
 
 
+def replay() -> str:
+    """Tokens per second of every policy, replayed; nothing while no replay has been kept."""
+    if not (RESULTS / "replay.json").is_file():
+        return ""
+    measured = result("replay")
+    if not (RESULTS / "rates.svg").is_file():
+        raise SpeckvError(f"{RESULTS / 'rates.svg'} is missing: results/README.md has the command that makes it")
+    replays = measured["replays"]
+    names = dict.fromkeys(policy["name"] for replayed in replays for policy in replayed["policies"])
+    columns = [{policy["name"]: policy for policy in replayed["policies"]} for replayed in replays]
+    fastest = sorted(names, key=lambda name: -max(_value(column, name) for column in columns))
+    header = [f"{replayed['precision']}, {what}" for replayed in replays for what in ("tok/s", "ratio")]
+    rows = [(name, *(cell for column in columns for cell in _rate_and_ratio(column.get(name)))) for name in fastest]
+    best = ", ".join(f"{replayed['best_fixed']['overall']} for {replayed['precision']}" for replayed in replays)
+    prompts = ", ".join(f"{replayed['prompts']} for {replayed['precision']}" for replayed in replays)
+    return (
+        f"Policies replayed exactly over traced greedy outputs (prompts: {prompts}) with {measured['backend']} step "
+        "times: tokens per second with 95 % intervals (bootstrap over prompts), and the ratio to the fixed gamma that "
+        f"is best in hindsight ({best}). Both count the policy's own decision time, measured on "
+        f"{measured['processor']}.\n\n![Tokens per second of every policy](results/rates.svg)\n\n"
+        + table(("policy", *header), rows)
+    )
+
+
+def _value(column: dict[str, Any], name: str) -> float:
+    return float(column[name]["tokens_per_second"]["value"]) if name in column else 0.0
+
+
+def _rate_and_ratio(policy: dict[str, Any] | None) -> tuple[str, str]:
+    if policy is None:
+        return "–", "–"
+    rate, ratio = policy["tokens_per_second"], policy["ratio"]
+    return f"{rate['value']:.1f} ({rate['low']:.1f} – {rate['high']:.1f})", f"{ratio['value']:.3f}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "latency": latency,
     "predictor": predictor,
     "drafter": drafter,
     "precisions": precisions,
+    "replay": replay,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ SET_UP = "make run"
 @pytest.fixture(autouse=True)
 def no_leftovers() -> object:
     yield
-    for name in ("my-predictor", "profile"):
+    for name in ("my-predictor", "profile", "report"):
         shutil.rmtree(ROOT / "build" / name, ignore_errors=True)
 
 
@@ -64,3 +65,28 @@ def test_every_command_is_in_the_map() -> None:
         for folder in (ROOT / package).iterdir():
             if (folder / "__init__.py").is_file():
                 assert f"{package}/{folder.name}" in text
+
+
+def test_a_kept_replay_becomes_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = "<!-- made by `python -m export readme`: replay -->\n<!-- end -->"
+    monkeypatch.setattr("export.readme.RESULTS", tmp_path)
+    assert "|" not in fill(part)
+    policies = [
+        {"name": name, "tokens_per_second": {"value": rate, "low": 90.2, "high": 219.8}, "ratio": {"value": rate / 100}}
+        for name, rate in (("fixed:3", 100.0), ("oracle", 150.0))
+    ]
+    replays = [
+        {"precision": "fp16", "prompts": 7, "best_fixed": {"overall": 3}, "policies": policies},
+        {"precision": "nf4", "prompts": 8, "best_fixed": {"overall": 2}, "policies": policies[:1]},
+    ]
+    content = {"backend": "graph", "processor": "abacus", "replays": replays}
+    (tmp_path / "replay.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SpeckvError, match=r"rates\.svg"):
+        fill(part)
+    (tmp_path / "rates.svg").touch()
+    text = fill(part)
+    assert "![Tokens per second of every policy](results/rates.svg)" in text
+    assert "| policy | fp16, tok/s | fp16, ratio | nf4, tok/s | nf4, ratio |" in text
+    oracle, fixed = text.splitlines()[-3:-1]
+    assert oracle == "| oracle | 150.0 (90.2 – 219.8) | 1.500 | – | – |"
+    assert fixed == "| fixed:3 | 100.0 (90.2 – 219.8) | 1.000 | 100.0 (90.2 – 219.8) | 1.000 |"
