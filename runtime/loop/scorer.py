@@ -10,6 +10,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from runtime.errors import SpeckvError
 
+UNKNOWN = -1e30
+"""Logit of a token that a model does not know: probability 0, unless every token that it knows is forbidden."""
+
 
 class Scorer(Protocol):
     """Scores tokens after those it has already seen."""
@@ -50,7 +53,7 @@ class CachedModel:
     Args:
         model: in evaluation mode.
         vocabulary: width V of the logits; the model's own by default. Models of one tokenizer may pad their
-            vocabularies differently: a draft's logits are cut or filled up (with −inf) to the target's width.
+            vocabularies differently: a draft's logits are cut or filled up (with `UNKNOWN`) to the target's width.
 
     Raises:
         SpeckvError: if the model's state cannot be rolled back.
@@ -87,7 +90,7 @@ class CachedModel:
                 "cache: the loop cannot roll it back, use another model"
             )
         logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
-        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing > 0 else logits
+        return torch.nn.functional.pad(logits, (0, missing), value=UNKNOWN) if missing > 0 else logits
 
     def rollback(self, length: int) -> None:
         """Forget every token after the first `length`."""
