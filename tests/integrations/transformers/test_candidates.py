@@ -70,7 +70,7 @@ def test_sampling_has_the_models_distribution(settings: dict[str, Any]) -> None:
     torch.manual_seed(0)
     counts: Counter[tuple[int, ...]] = Counter()
     with assisted_by(model, "fixed:2"):
-        for _ in range(400):
+        for _ in range(300):
             sequences = model.generate(
                 **inputs([1, 2]), assistant_model=draft, do_sample=True, max_new_tokens=3, **settings
             )

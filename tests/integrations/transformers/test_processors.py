@@ -30,7 +30,7 @@ PROCESSED: dict[str, dict[str, Any]] = {
     "suppress_tokens": {"suppress_tokens": list(range(20, 50))},
     "begin_suppress_tokens": {"begin_suppress_tokens": list(range(10, 60))},
     "forced_eos_token_id": {"forced_eos_token_id": 60},
-    "sequence_bias": {"sequence_bias": [[[i, j], 9.0] for i in range(60) for j in (7, 8)]},
+    "sequence_bias": {"sequence_bias": [[[i, j], 9.0] for i in range(1, 61) for j in (7, 8)]},
     "exponential_decay_length_penalty": {"exponential_decay_length_penalty": (5, 2.5), "eos_token_id": 60},
     "prefix_allowed_tokens_fn": {"prefix_allowed_tokens_fn": one_of_two},
     "watermarking_config": {"watermarking_config": WatermarkingConfig(bias=8.0, seeding_scheme="lefthash")},

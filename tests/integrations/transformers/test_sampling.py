@@ -15,7 +15,7 @@ from tests.loop.tiny import tiny_model
 
 VOCABULARY = 6
 PROMPT = [1, 2]
-RUNS = 400
+RUNS = 300
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"top_k": 0},
     "temperature and top_k": {"temperature": 1.4, "top_k": 4},
