@@ -1,4 +1,4 @@
-"""Our controller: draft one more token while it is expected to save more time than it takes."""
+"""Our controller: draft on while the next tokens are expected to save more time than they take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runtime.stopper.stopper import Stopper
 
 
 class Adaptive:
-    """Goes on while S · b · (value of a token) exceeds the time of one more, with nothing to tune.
+    """Goes on while S · (b + … + b^k) · (value of a token) exceeds the time of k more, for any k; nothing to tune.
 
     S is the probability that all drafted tokens stand, b that the next one does too, both from the acceptance model
     (`runtime.stopper`); a token is worth 1 / R(b) milliseconds (`Price`), and one more takes a draft forward and a
@@ -54,8 +54,7 @@ class Adaptive:
         self.progress.add(drafted.tokens[-1])
         accepted, following = self.stopper(self.progress.features())
         self.survival *= accepted
-        worth = self.survival * following
-        return drafted.count + (worth > self.price.rate(following) * self.next_ms[drafted.count])
+        return drafted.count + (self.survival * following > self.price.least(drafted.count, following))
 
     def _first(self) -> int:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""
@@ -88,8 +87,6 @@ class Adaptive:
         return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
 
     def _reprice(self) -> None:
-        """Tabulate the price of a token, and the milliseconds of one more after n drafted ones."""
+        """Tabulate the price of a token at the times of late."""
         self.price = Price(self.times)
-        target_ms = self.times.target_ms
-        self.next_ms = [self.times.draft_ms() + target_ms(n + 2) - target_ms(n + 1) for n in range(LONGEST)]
         self.priced = self.times.draft_scale / self.times.target_scale
