@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from runtime.commands import generate, latency, precisions, profile, replay, select
+from runtime.commands import bench, generate, latency, precisions, profile, replay, select
 from runtime.errors import SpeckvError
 
 # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, and one other busy
@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LOOP_PACKAGES = ("torch", "transformers", "accelerate", "safetensors")
 
-COMMANDS = (select, latency, generate, profile, precisions, replay)
+COMMANDS = (select, latency, generate, bench, profile, precisions, replay)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
