@@ -13,6 +13,8 @@ from runtime.bench.meeting import Meeting
 from runtime.bench.others import other_systems
 from runtime.bench.reference import NearTie, Reference
 from runtime.bench.score import Runs, Score, compare
+from runtime.loop.generate import check_context
+from runtime.loop.scorer import cached_pair
 from runtime.pair.draft import load_draft
 from runtime.pair.target import load_target
 from runtime.policies.registry import TIMED, make_policy
@@ -78,18 +80,20 @@ def bench(
         advance: called after each run.
 
     Raises:
-        SpeckvError: if a model cannot be loaded, or a contender's tokens are not the target's.
+        SpeckvError: if a model cannot be loaded, a text does not fit into it, or a contender's tokens are not the
+            target's.
     """
     announce("loading", None)
     target = load_target(plan.target, precision, plan.device)
     draft = load_draft(plan.draft, target)
+    encoded = [target.encode(prompt.text) for prompt in plan.prompts]
+    check_context(*cached_pair(draft, target.model), max(map(len, encoded)), plan.max_new_tokens)
     times = None
     if any(name in TIMED for name in plan.policies):
         times = start_up_times(plan.draft, draft, target, lambda: announce("measuring step times", None))
     loops: list[Contender] = [
         Loop(name, draft, target, make_policy(name, target.compression, times)) for name in plan.policies
     ]
-    encoded = [target.encode(prompt.text) for prompt in plan.prompts]
     clock = Clock(target.model.get_input_embeddings().weight.device)
     announce("trying other systems", None)
     others, left_out = other_systems(draft, target, encoded[0], clock)
