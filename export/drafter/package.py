@@ -142,7 +142,8 @@ Layers {layers} of the target, trained with forward KL(target || drafter) over t
 schedule over the time budget) on {training["training_tokens"] / 1e6:.1f} M predicted tokens in
 {training["steps"]:,} steps, {training["minutes"]:.1f} minutes on {training["device"]} ({training["versions"]}).
 The text ({training["corpus_tokens"] / 1e6:.1f} M predicted tokens): the target's own answers, greedy and sampled,
-to prompts composed by this project, and source code and documentation found on the training machine.
+to prompts composed by this project and to user turns that the target wrote itself, and source code and documentation
+found on the training machine.
 No third-party data set. Seed {training["seed"]}.
 
 ```

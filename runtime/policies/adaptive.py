@@ -16,15 +16,17 @@ class Adaptive:
     S is the probability that all drafted tokens stand, b that the next one does too, both from the acceptance model
     (`runtime.stopper`); a token is worth 1 / R(b) milliseconds (`Price`), and one more takes a draft forward and a
     verification wider by one. This is the rule of renewal-reward processes (Dinkelbach 1967), with a rate R of the
-    moment instead of the long run. A text on which no length pays is decoded plainly, but for a trial now and then, on
-    which at most one percent of the time is spent: a pair that agrees again is found again.
+    moment instead of the long run. Where no length pays the text is decoded plainly, but for a trial now and then, on
+    which at most one percent of that time is lost: a pair that agrees again is found again.
 
     The times follow the machine (`RunningTimes`) and the model's moving averages follow the text and the pair.
     """
 
     name = "adaptive"
     TRIALS = 0.01
-    """Share of the time that trials may cost."""
+    """Share of the time that trials may lose to plain decoding."""
+    SAVED = 10
+    """Plain steps whose time the budget is at most: gains may be saved up, but not for long."""
     DRIFT = 1.05
     """Prices are computed anew when draft and target have drifted apart by this ratio."""
 
@@ -32,6 +34,7 @@ class Adaptive:
         self.stopper = stopper
         self.times = RunningTimes(times)
         self.history = History()
+        self.budget_ms = 0.0
         self._reprice()
         self.begin()
 
@@ -39,7 +42,6 @@ class Adaptive:
         """Start a new text; keep what was learned of the pair and the machine."""
         self.history.begin()
         self.pending = 1
-        self.budget_ms = 0.0
         self.tokens: list[TokenSignals] = []
 
     def gamma(self, drafted: Drafted) -> int:
@@ -60,24 +62,30 @@ class Adaptive:
         self.progress, self.survival = Progress(), 1.0
         self.stopper.begin_step(self.history.features())
         _, following = self.stopper(self.progress.features())
-        if self.price.length(following):
-            return 1
-        loss_ms = self.times.step_ms(1, self.pending) - (1 + following) * self.times.step_ms(0)
-        if self.budget_ms < loss_ms:
-            return 0
-        self.budget_ms -= max(loss_ms, 0.0)
-        return 1
+        self.pays = self.price.length(following) > 0
+        return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""
         self.history.observe(self.tokens, outcome)
         self.times.observe(outcome, self.pending)
-        self.budget_ms += self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
+        if not self.pays:
+            self._book(outcome)
         # The draft has seen all but the last committed token, and never its own last one.
         self.pending = (self.pending if outcome.gamma == 0 else int(outcome.accepted == outcome.gamma)) + 1
         ratio = self.times.draft_scale / self.times.target_scale / self.priced
         if not 1 / self.DRIFT <= ratio <= self.DRIFT:
             self._reprice()
+
+    def _book(self, outcome: Outcome) -> None:
+        """Earn the share of a step for trials, less what it did lose as one (what a trial gains is earned, too)."""
+        earned_ms = self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
+        lost_ms = self._loss_ms(outcome.gamma, outcome.accepted)
+        self.budget_ms = min(self.budget_ms + earned_ms - lost_ms, self.SAVED * self.times.step_ms(0))
+
+    def _loss_ms(self, gamma: int, accepted: float) -> float:
+        """Milliseconds that a step takes longer than decoding its tokens plainly would."""
+        return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
 
     def _reprice(self) -> None:
         """Tabulate the price of a token, and the milliseconds of one more after n drafted ones."""
