@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from export import readme
 from export.readme import README, ROOT, fill
 from runtime.errors import SpeckvError
 
@@ -56,6 +57,32 @@ def test_tables_are_those_that_the_results_make() -> None:
 def test_a_table_that_nobody_makes_is_an_error() -> None:
     with pytest.raises(SpeckvError, match="nonsense"):
         fill("<!-- made by `python -m export readme`: nonsense -->\n<!-- end -->")
+
+
+def test_live_results_make_a_table_each_and_nothing_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    marked = "<!-- made by `python -m export readme`: live -->\n<!-- end -->\n"
+    assert fill(marked) == marked
+    score = {"tokens_per_second": 12.34, "ratio": 1.056, "ratio_interval": [0.98, 1.1]}
+    alone = {"tokens_per_second": 9, "ratio": 0.75, "ratio_interval": None}
+
+    def comparison(precision: str, **scores: object) -> dict[str, object]:
+        contenders = [{"name": name, "scores": {"overall": score}} for name, score in scores.items()]
+        return {"precision": precision, "best_fixed": {"overall": "fixed:3"}, "contenders": contenders}
+
+    run = {
+        **{"target": "T", "draft": "D", "device": "M", "threads": 2, "load_average": 1.5, "load_average_after": 2.5},
+        **{"prompts": [0, 1, 2], "max_new_tokens": 64, "repeats": 2, "versions": {"torch": "1", "transformers": "2"}},
+        "precisions": [comparison("fp16", adaptive=score, assisted=alone), comparison("nf4", adaptive=alone)],
+    }
+    for name in ("live_a", "live_b", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(run))
+    made = fill(fill(marked))
+    assert made.count("|  | fp16, tok/s | ratio | nf4, tok/s | ratio |\n|---|--:|--:|--:|--:|\n") == 2
+    assert made.count("| adaptive | 12.3 | 1.06 (0.98 – 1.10) | 9.0 | 0.75 |\n| assisted | 9.0 | 0.75 | – | – |\n") == 2
+    assert made.count("3 prompts, 64 new tokens, median of 2 interleaved repeats") == 2
 
 
 def test_every_command_is_in_the_map() -> None:

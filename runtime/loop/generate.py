@@ -66,7 +66,7 @@ def speculate(
     """
     if not prompt:
         raise SpeckvError("the prompt has no tokens: give at least one")
-    _check_context(draft, target, len(prompt), max_new_tokens)
+    check_context(draft, target, len(prompt), max_new_tokens)
     choice = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
     generator = torch.Generator().manual_seed(seed)
@@ -92,7 +92,12 @@ def speculate(
             return
 
 
-def _check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
+def check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
+    """Refuse `new` tokens after `prompt` ones where they do not fit into both contexts.
+
+    Raises:
+        SpeckvError: naming the model whose context is too short.
+    """
     for name, scorer in (("draft", draft), ("target", target)):
         if scorer.capacity is not None and prompt + new > scorer.capacity:
             raise SpeckvError(
