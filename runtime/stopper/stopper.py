@@ -10,8 +10,9 @@ import numpy as np
 
 from runtime.artifacts import package_folder
 from runtime.contract import STOPPER_FILE, STOPPER_NAME
-from runtime.decision.session import import_onnxruntime, open_session
+from runtime.decision.session import import_onnxruntime, open_packaged
 from runtime.errors import SpeckvError
+from runtime.hub import package_from
 from runtime.stopper import history, progress
 
 FEATURES = (*history.NAMES, *progress.NAMES)
@@ -27,7 +28,8 @@ class Stopper:
         package: folder of a stopper package; the shipped one by default.
 
     Raises:
-        SpeckvError: if the package cannot be had, or takes other features than these.
+        SpeckvError: if the package cannot be had, its graph is not the one in its manifest, or takes other features
+            than these.
     """
 
     _context = struct.Struct(f"{len(history.NAMES)}f")
@@ -35,11 +37,11 @@ class Stopper:
     _answer = struct.Struct("2f")
 
     def __init__(self, package: Path | None = None) -> None:
-        graph = (package or package_folder(STOPPER_NAME)) / STOPPER_FILE
-        self._session = open_session(graph, "cpu")
+        folder = package or package_folder(STOPPER_NAME)
+        self._session = open_packaged(folder, STOPPER_FILE, "cpu")
         width = self._session.get_inputs()[0].shape[-1]
         if width != len(FEATURES):
-            raise SpeckvError(f"{graph} takes {width} features, this release gives {len(FEATURES)}: use its own one")
+            raise SpeckvError(f"{folder} takes {width} features, this release gives {len(FEATURES)}: use its own one")
         self._features = np.zeros((1, width), np.float32)
         self._buffer = self._features.data
         self._probabilities = np.zeros((1, 2), np.float32)
@@ -47,6 +49,19 @@ class Stopper:
         self._io = self._session.io_binding()
         self._io.bind_ortvalue_input("features", wrap(self._features))
         self._io.bind_ortvalue_output("probabilities", wrap(self._probabilities))
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo_id: Path | str, revision: str | None = None) -> Stopper:
+        """Make a stopper from a folder, or from a Hugging Face Hub repository, of which only the graph is downloaded.
+
+        Args:
+            path_or_repo_id: folder of a stopper package, or OWNER/NAME of a repository with the same files.
+            revision: branch, tag or commit of the repository.
+
+        Raises:
+            SpeckvError: as above, or if the repository cannot be had.
+        """
+        return cls(package_from(path_or_repo_id, revision, [STOPPER_FILE]))
 
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""
