@@ -79,6 +79,7 @@ def _obstacle(constants: Any) -> str:
 def _import_hub() -> Any:
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.errors
     except ImportError as error:
         raise SpeckvError(

@@ -69,8 +69,8 @@ def _check_format(path: Path, found: object) -> None:
 
 
 def _file_name(path: Path, name: str) -> str:
-    plain = name == PurePosixPath(name).name == PureWindowsPath(name).name and name != ".." and name.isprintable()
-    if not plain:
+    plain = name == PurePosixPath(name).name == PureWindowsPath(name).name and name not in ("", "..")
+    if not plain or not name.isprintable():
         raise SpeckvError(f"{path} lists {_shown(name)}, which is not a plain file name: do not use this package")
     return name
 
