@@ -26,7 +26,9 @@ ARGUMENTS: dict[str, st.SearchStrategy[Any]] = {
     "bad_words_ids": st.lists(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=2), min_size=1, max_size=9),
     "forced_eos_token_id": token,
     "sequence_bias": st.lists(
-        st.tuples(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=2), st.sampled_from([-3.0, 5.0])).map(list),
+        st.tuples(
+            st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=2), st.sampled_from([-3.0, 5.0])
+        ).map(list),
         min_size=1, max_size=5, unique_by=lambda pair: tuple(pair[0]),
     ),
     "renormalize_logits": st.just(True),
