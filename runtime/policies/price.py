@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from runtime.policies.step_times import StepTimes
 
 LONGEST = 16
@@ -15,21 +17,38 @@ class Price:
     R(b) = max over gamma of (1 − b^(gamma + 1)) / (1 − b) / step_ms(gamma) (Leviathan 2023, equation 1, over time). A
     token drafted now saves the time that it would take otherwise, and that is what the same kind of text takes: where
     the draft does badly a token costs more to come by, and so is worth more, than on the average of all texts.
+
+    Tabulated over `BINS` values of b; one between two of them counts as the lower.
     """
 
     def __init__(self, times: StepTimes) -> None:
-        self._rates, self._lengths = [], []
-        step_ms = [times.step_ms(gamma) for gamma in range(LONGEST + 1)]
-        for place in range(BINS):
-            b = place / BINS
-            rates = [(1 - b ** (gamma + 1)) / (1 - b) / milliseconds for gamma, milliseconds in enumerate(step_ms)]
-            self._rates.append(max(rates))
-            self._lengths.append(rates.index(max(rates)))
-
-    def rate(self, probability: float) -> float:
-        """Return R(b), tokens per millisecond."""
-        return self._rates[min(int(probability * BINS), BINS - 1)]
+        powers = (np.arange(BINS) / BINS)[:, None] ** np.arange(LONGEST + 1)  # [BINS, LONGEST + 1]: b^0, b^1, …
+        tokens = powers.cumsum(1)  # 1 + b + … + b^gamma
+        step_ms = np.array([times.step_ms(gamma) for gamma in range(LONGEST + 1)])
+        rates = tokens / step_ms
+        best = rates.max(1, keepdims=True)
+        self._lengths: list[int] = rates.argmax(1).tolist()
+        self._least: list[list[float]] = [[]]
+        for drafted in range(1, LONGEST):
+            more_ms = step_ms[drafted + 1 :] - step_ms[drafted]  # of 1, 2, … more tokens
+            self._least.append((best * more_ms / tokens[:, : len(more_ms)]).min(1).tolist())
 
     def length(self, probability: float) -> int:
         """Return the gamma that reaches R(b), in tokens; 0 where drafting does not pay."""
-        return self._lengths[min(int(probability * BINS), BINS - 1)]
+        return self._lengths[_bin(probability)]
+
+    def least(self, drafted: int, probability: float) -> float:
+        """Return how probable one more token must be for it to pay, alone or with those that may follow it.
+
+        The minimum over k of R(b) · (milliseconds of k more tokens) / (1 + b + … + b^(k − 1)): often the first tokens
+        make verification dearer and the later ones do not, and then one alone never pays where many do.
+
+        Args:
+            drafted: tokens drafted so far, from 1 to `LONGEST` − 1.
+            probability: b, of each further token if those before it stand.
+        """
+        return self._least[drafted][_bin(probability)]
+
+
+def _bin(probability: float) -> int:
+    return min(int(probability * BINS), BINS - 1)

@@ -41,8 +41,8 @@ SHORT, MIDDLE, LONG, PAIR = 0.3, 0.12, 0.04, 0.01
 """Weight of the newest value in a moving average: memories of about 3, 8, 25 and 100 tokens."""
 FIRST_RATE = 0.6
 """Acceptance that a pair is believed to have before anything is known of it."""
-USUAL_ENTROPY = 1.2
-"""Bits; where the averages of entropies begin."""
+USUAL_ENTROPY, USUAL_TARGET_ENTROPY = 1.0, 1.2
+"""Bits; where the averages of the draft's and of the target's entropy begin in every text."""
 USUAL_DISTANCE = 0.3
 """Total variation; where the averages of distances begin."""
 MOST_TOKENS, MOST_PLAIN = 8, 4
@@ -69,7 +69,7 @@ class History:
         self._accepted_short = self._accepted_middle = self._accepted_long = self._accepted_pair
         self._surplus_middle = self._surplus_long
         self._distance_short = self._distance_long
-        self._entropy_short, self._target_entropy_short = 1.0, USUAL_ENTROPY
+        self._entropy_short, self._target_entropy_short = USUAL_ENTROPY, USUAL_TARGET_ENTROPY
         self._run = self._position = self._plain_steps = 0
         self._last = Outcome(3, 2)  # a usual step, before there is one
         self._outcome: Outcome | None = None
@@ -142,7 +142,7 @@ class History:
     def _verified(self) -> list[float]:
         """What the last verification left behind; 0 beside a flag of 0 where it is not known."""
         outcome = self._outcome
-        if outcome is None or math.isnan(outcome.target_entropy):
+        if outcome is None or math.isnan(outcome.target_entropy + outcome.target_top1):
             target = [0.0] * 5
         else:
             entropy = outcome.target_entropy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,11 +38,14 @@ class Stopper:
     _answer = struct.Struct("2f")
 
     def __init__(self, package: Path | None = None) -> None:
-        folder = package or package_folder(STOPPER_NAME)
-        self._session = open_packaged(folder, STOPPER_FILE, "cpu")
-        width = self._session.get_inputs()[0].shape[-1]
-        if width != len(FEATURES):
-            raise SpeckvError(f"{folder} takes {width} features, this release gives {len(FEATURES)}: use its own one")
+        self.folder = package or package_folder(STOPPER_NAME)
+        self._session = open_packaged(self.folder, STOPPER_FILE, "cpu")
+        width, stated = self._session.get_inputs()[0].shape[-1], self._session.get_modelmeta().custom_metadata_map
+        if width != len(FEATURES) or stated.get("features") != json.dumps(FEATURES):
+            raise SpeckvError(
+                f"{self.folder / STOPPER_FILE} takes {width} features that are not the {len(FEATURES)} of this "
+                "release: run `python -m export stopper`, or use the shipped package"
+            )
         self._features = np.zeros((1, width), np.float32)
         self._buffer = self._features.data
         self._probabilities = np.zeros((1, 2), np.float32)
@@ -62,6 +66,10 @@ class Stopper:
             SpeckvError: as above, or if the repository cannot be had.
         """
         return cls(package_from(path_or_repo_id, revision, [STOPPER_FILE]))
+
+    def __reduce__(self) -> tuple[type[Stopper], tuple[Path]]:
+        """A copy, or a stopper sent to another process, opens its package anew; it stands between two steps."""
+        return Stopper, (self.folder,)
 
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""

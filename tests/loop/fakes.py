@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import torch
 from torch import Tensor
 
-from runtime.policies.policy import Drafted, Memoryless
+from runtime.policies.policy import Drafted, Memoryless, Outcome, Policy
 
 
 class TableScorer:
@@ -70,3 +71,19 @@ class Erratic(Memoryless):
 
     def gamma(self, drafted: Drafted) -> int:
         return drafted.count + self.random.choice([-1, 0, 1, 3])
+
+
+class Untimed:
+    """A policy that is not told what its steps took: it decides alike on every machine."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy, self.name = policy, policy.name
+
+    def begin(self) -> None:
+        self.policy.begin()
+
+    def gamma(self, drafted: Drafted) -> int:
+        return self.policy.gamma(drafted)
+
+    def observe(self, outcome: Outcome) -> None:
+        self.policy.observe(outcome._replace(draft_ms=math.nan, verify_ms=math.nan))
