@@ -19,7 +19,7 @@ from tests.loop.fakes import Erratic, StopWhenUnsure
 from tests.loop.tiny import VOCABULARY, tiny_model
 from tests.replay.tiny import TIMES
 
-POLICIES = ["none", "fixed:1", "fixed:4", "fixed:9", "speckv", "adaedl", "bandit", "signal", "erratic"]
+POLICIES = ["none", "fixed:1", "fixed:4", "fixed:9", "speckv", "adaedl", "bandit", "adaptive", "signal", "erratic"]
 """The others: tests/replay/test_live.py."""
 
 

@@ -18,9 +18,11 @@ from runtime.policies.adaedl import AdaEDL
 from runtime.policies.bandit import Bandit
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
+from runtime.policies.registry import make_policy
 from runtime.policies.speckv import SpecKV
-from tests.loop.fakes import Erratic, StopWhenUnsure, TableScorer
+from tests.loop.fakes import Erratic, StopWhenUnsure, TableScorer, Untimed
 from tests.loop.tiny import tiny_model
+from tests.policies.pairs import GRAPH
 from tests.replay.tiny import TIMES
 
 VOCABULARY = 4
@@ -60,7 +62,9 @@ def sample(draft: Scorer, target: Scorer, policy: Policy, runs: int = RUNS) -> C
 
 
 @pytest.mark.parametrize("draft_seed", [1, 9], ids=["good draft", "bad draft"])
-@pytest.mark.parametrize("policy", ["none", "fixed 1", "fixed 3", "speckv", "adaedl", "bandit", "signal", "erratic"])
+@pytest.mark.parametrize(
+    "policy", ["none", "fixed 1", "fixed 3", "speckv", "adaedl", "bandit", "adaptive", "signal", "erratic"]
+)
 def test_first_three_tokens_have_the_targets_distribution(draft_seed: int, policy: str) -> None:
     target = TableScorer(VOCABULARY, seed=1)
     draft = TableScorer(VOCABULARY, seed=draft_seed)
@@ -72,6 +76,7 @@ def test_first_three_tokens_have_the_targets_distribution(draft_seed: int, polic
         "speckv": SpecKV(GammaSelector(), "fp16", candidates=(1, 2, 4)),
         "adaedl": AdaEDL(),
         "bandit": Bandit(TIMES),
+        "adaptive": Untimed(make_policy("adaptive", "fp16", GRAPH)),
         "signal": StopWhenUnsure(threshold=0.5, cap=4),
         "erratic": Erratic(),
     }

@@ -27,6 +27,7 @@ TIMES = StepTimes({1: 1.0}, {1: 4.0})
         ("throughput", "throughput"),
         ("moving-average", "moving-average"),
         ("bandit", "bandit"),
+        ("adaptive", "adaptive"),
     ],
 )
 def test_every_name_is_a_policy(given: str, name: str) -> None:

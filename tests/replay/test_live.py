@@ -14,16 +14,36 @@ from transformers import PreTrainedModel
 
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import CachedModel
-from runtime.policies.policy import Drafted, Outcome, Policy
+from runtime.policies import registry
+from runtime.policies.policy import Outcome
 from runtime.policies.registry import make_policy
 from runtime.profile.trace import greedy_outputs, trace
 from runtime.replay.replay import replay
 from runtime.replay.traces import Text, read_traces
+from tests.loop.fakes import Untimed
 from tests.loop.tiny import tiny_model
 from tests.replay.tiny import TIMES
 
 PROMPTS = [[5, 9, 33, 2], [7], [1, 2, 3, 1, 2, 3]]
 NEW = 60
+POLICIES = [
+    "none",
+    "fixed:1",
+    "fixed:4",
+    "fixed:9",
+    "speckv",
+    "speckv-cost",
+    "confidence:0.4",
+    "confidence:0.3",
+    "heuristic",
+    "svip:0.55",
+    "adaedl:0.3",
+    "specdec++:0.95",
+    "throughput",
+    "moving-average",
+    "bandit",
+    "adaptive",
+]
 
 
 @pytest.fixture(scope="module")
@@ -54,44 +74,19 @@ def texts(
     return read_traces(folder / "fp16.npz")
 
 
-class Recorder:
-    """A policy that keeps what it is told."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy, self.name = policy, policy.name
+class Recorder(Untimed):
+    """A policy that keeps what it is told; untimed, as this machine is not that of the replay."""
 
     def begin(self) -> None:
         self.told: list[Outcome] = []
-        self.policy.begin()
-
-    def gamma(self, drafted: Drafted) -> int:
-        return self.policy.gamma(drafted)
+        super().begin()
 
     def observe(self, outcome: Outcome) -> None:
         self.told.append(outcome)
-        self.policy.observe(outcome)
+        super().observe(outcome)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "none",
-        "fixed:1",
-        "fixed:4",
-        "fixed:9",
-        "speckv",
-        "speckv-cost",
-        "confidence:0.4",
-        "confidence:0.3",
-        "heuristic",
-        "svip:0.55",
-        "adaedl:0.3",
-        "specdec++:0.95",
-        "throughput",
-        "moving-average",
-        "bandit",
-    ],
-)
+@pytest.mark.parametrize("name", POLICIES)
 def test_replay_takes_the_steps_of_the_live_loop(
     pair: tuple[PreTrainedModel, PreTrainedModel], outputs: list[list[int]], texts: list[Text], name: str
 ) -> None:
@@ -107,6 +102,11 @@ def test_replay_takes_the_steps_of_the_live_loop(
         assert_told_alike(live.told, run.steps)
     if name != "none":
         assert len({step for run in runs for step in run.steps}) > 2
+
+
+def test_no_policy_is_left_out() -> None:
+    known = {"fixed", "speckv", *registry.PLAIN, *registry.THRESHOLD, *registry.TIMED}
+    assert {name.partition(":")[0] for name in POLICIES} == known
 
 
 def assert_told_alike(live: list[Outcome], replayed: list[Outcome]) -> None:

@@ -33,6 +33,7 @@ NAMES = [
     "throughput",
     "moving-average",
     "bandit",
+    "adaptive",
 ]
 
 
