@@ -43,8 +43,8 @@ class Stopper:
         width, stated = self._session.get_inputs()[0].shape[-1], self._session.get_modelmeta().custom_metadata_map
         if width != len(FEATURES) or stated.get("features") != json.dumps(FEATURES):
             raise SpeckvError(
-                f"{self.folder} takes {width} features that are not the {len(FEATURES)} of this release: "
-                "run `python -m export stopper`, or use the shipped package"
+                f"{self.folder / STOPPER_FILE} takes {width} features that are not the {len(FEATURES)} of this "
+                "release: run `python -m export stopper`, or use the shipped package"
             )
         self._features = np.zeros((1, width), np.float32)
         self._buffer = self._features.data
@@ -53,10 +53,6 @@ class Stopper:
         self._io = self._session.io_binding()
         self._io.bind_ortvalue_input("features", wrap(self._features))
         self._io.bind_ortvalue_output("probabilities", wrap(self._probabilities))
-
-    def __reduce__(self) -> tuple[type[Stopper], tuple[Path]]:
-        """A copy, or a stopper sent to another process, opens its package anew; it stands between two steps."""
-        return Stopper, (self.folder,)
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: Path | str, revision: str | None = None) -> Stopper:
@@ -70,6 +66,10 @@ class Stopper:
             SpeckvError: as above, or if the repository cannot be had.
         """
         return cls(package_from(path_or_repo_id, revision, [STOPPER_FILE]))
+
+    def __reduce__(self) -> tuple[type[Stopper], tuple[Path]]:
+        """A copy, or a stopper sent to another process, opens its package anew; it stands between two steps."""
+        return Stopper, (self.folder,)
 
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""
