@@ -44,7 +44,9 @@ class Weights:
 
 def fit(rows: Rows, seed: int) -> Weights:
     """Minimise the weighted binary cross entropy of both outputs (AdamW, one-cycle learning rate)."""
-    mean, deviation = rows.features.mean(0), np.maximum(rows.features.std(0), LEAST_DEVIATION)
+    # Summed in float64: over hundreds of thousands of rows float32 gives a constant another mean, and a deviation.
+    mean = rows.features.mean(0, dtype=np.float64).astype(np.float32)
+    deviation = np.maximum(rows.features.std(0, dtype=np.float64), LEAST_DEVIATION).astype(np.float32)
     features = torch.from_numpy((rows.features - mean) / deviation)
     labels, weights = torch.from_numpy(rows.labels), torch.from_numpy(rows.weights)
     generator = torch.Generator().manual_seed(seed)

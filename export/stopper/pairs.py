@@ -39,7 +39,8 @@ def worse(text: Text, random: np.random.Generator) -> Text:
 def better(text: Text, random: np.random.Generator) -> Text:
     """Return the text with every token agreeing, from the start or from a random place on."""
     cut = int(random.integers(0, text.positions)) if random.random() < 0.5 else 0
-    accepted = [*text.accepted[:cut], *[LOOKAHEAD] * (text.positions - cut)]
+    # A rollout from before is stopped where it was, unless that lies after: then nothing stops it.
+    accepted = [count if start + count < cut else LOOKAHEAD for start, count in enumerate(text.accepted)]
     return dataclasses.replace(text, accepted=accepted)
 
 

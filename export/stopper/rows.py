@@ -23,7 +23,7 @@ PRODUCTS = (0.1, 0.7)
 """A text is walked with steps that end where the product of top-1 probabilities falls below a number from this range:
 the model has to know every kind of history, not that of one policy."""
 LONGER, PLAIN, MOSTLY_PLAIN = 0.05, 0.05, 0.6
-"""Chance of a token more than that; of a step that drafts nothing; and the latter's in a rarely drafting text."""
+"""Chance of a step that drafts all there is; of one that drafts nothing; and the latter's in a rarely drafting text."""
 RARELY_DRAFTING = 0.15
 """Share of such texts."""
 
