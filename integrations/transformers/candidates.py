@@ -6,6 +6,7 @@ makes one from the arguments. `assisted_by` puts ours in its place for one model
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class PolicyCandidateGenerator(CandidateGenerator):  # type: ignore[misc]
         self._proposal = propose(self._draft, context, self.policy, room, self._choice, self._generator)
         tokens = self._proposal.tokens.to(input_ids.device)
         self._gamma = self._until_end(tokens)
+        del self._proposal.drafted.tokens[self._gamma :]
         self._drafted = time.perf_counter()
         candidates = torch.cat([context, tokens[: self._gamma]])[None]
         q = self._proposal.q
@@ -105,36 +107,36 @@ def assisted_by(model: PreTrainedModel, policy: str | Policy | None = None) -> I
     Raises:
         ValueError: inside, from `generate`, for a draft or a processor that cannot be used.
     """
-
-    def candidate_generator(
-        *,
-        generation_config: GenerationConfig,
-        input_ids: LongTensor,
-        logits_processor: LogitsProcessorList,
-        assistant_model: PreTrainedModel | None = None,
-        **others: Any,
-    ) -> PolicyCandidateGenerator:
-        if others.get("assistant_tokenizer") is not None:
-            refuse("assistant_tokenizer", None, "draft and target must share a tokenizer; leave it out")
-        if generation_config.assistant_ensemble_weight is not None:
-            refuse("assistant_ensemble_weight", None, "it changes the target's distribution; leave it out")
-        check_processors(logits_processor)
-        draft = check_models(model, assistant_model)
-        with speckv_errors_as_value_errors():
-            return PolicyCandidateGenerator(
-                draft,
-                resolve_policy(policy, draft, model),
-                model.config.get_text_config().vocab_size,
-                logits_processor,
-                generation_config,
-                input_ids.device,
-            )
-
     outer = vars(model).get("_get_candidate_generator")
-    model._get_candidate_generator = candidate_generator
+    model._get_candidate_generator = functools.partial(_candidate_generator, model, policy)
     try:
         yield
     finally:
         del model._get_candidate_generator
         if outer is not None:  # a `with` around this one
             model._get_candidate_generator = outer
+
+
+def _candidate_generator(
+    model: PreTrainedModel,
+    policy: str | Policy | None,
+    *,
+    generation_config: GenerationConfig,
+    input_ids: LongTensor,
+    logits_processor: LogitsProcessorList,
+    assistant_model: PreTrainedModel | None = None,
+    **others: Any,
+) -> PolicyCandidateGenerator:
+    """Make the generator from what `generate` gives: these arguments, by these names, in 5.17 and in 5.23."""
+    if others.get("assistant_tokenizer") is not None:
+        refuse("assistant_tokenizer", None, "draft and target must share a tokenizer; leave it out")
+    if generation_config.assistant_ensemble_weight is not None:
+        refuse("assistant_ensemble_weight", None, "it changes the target's distribution; leave it out")
+    check_processors(logits_processor)
+    draft = check_models(model, assistant_model)
+    with speckv_errors_as_value_errors():
+        chosen = resolve_policy(policy, draft, model)
+        vocabulary = model.config.get_text_config().vocab_size
+        return PolicyCandidateGenerator(
+            draft, chosen, vocabulary, logits_processor, generation_config, input_ids.device
+        )

@@ -30,6 +30,10 @@ REMEDIES = {
     "negative_prompt_ids": "leave it out; guidance is not supported",
     "negative_prompt_attention_mask": "leave it out; guidance is not supported",
 }
+STOP_STRINGS_REMEDY = (
+    "`generate` does not hand on its tokenizer: pass `stopping_criteria=[StopStringCriteria(tokenizer, stop_strings)]` "
+    "instead, or call `integrations.transformers.generate(model, …)`"
+)
 
 
 def speculative_generate(
@@ -45,11 +49,9 @@ def speculative_generate(
 ) -> LongTensor | GenerateDecoderOnlyOutput:
     """Decode speculatively: a draft proposes, the model verifies, a policy chooses how far to draft.
 
-    Not called directly: `model.generate` prepares and passes every argument but `draft` and `policy`, which are given
-    to it as `model.generate(**inputs, custom_generate=speculative_generate, draft=draft, policy="fixed:4")`.
-
-    Greedy, the tokens are the model's own; sampling, they have its distribution (Leviathan 2023). Logits processors
-    must be functions of the ids and the scores alone, since they also see proposals that are then rejected.
+    Called by `model.generate(**inputs, custom_generate=speculative_generate, draft=draft, policy="fixed:4")`. Greedy,
+    the tokens are the model's own; sampling, they have its distribution (Leviathan 2023). Logits processors must be
+    functions of the ids and the scores alone, since they also see proposals that are then rejected.
 
     Args:
         model: the target.
@@ -58,8 +60,8 @@ def speculative_generate(
         stopping_criteria: asked after every committed token.
         generation_config: prepared by `generate`.
         draft: a causal language model of the same tokenizer; its vocabulary may be padded differently.
-        policy: a name that `runtime.policies.registry.make_policy` knows, or a policy; see `DEFAULT_POLICY`. A name
-            makes a new policy for every call; a policy object keeps what it has learned.
+        policy: a name that `make_policy` of `runtime.policies.registry` knows, "adaptive" by default, or a policy. A
+            name makes a new policy for every call; an object (`resolve_policy` makes one) keeps what it has learned.
         stop_strings: refused here, because `generate` does not hand on the tokenizer.
         arguments: `streamer` and `synced_gpus`, should `generate` hand them on, and the model's inputs.
 
@@ -70,13 +72,9 @@ def speculative_generate(
         ValueError: for every argument that cannot be honoured, naming it.
     """
     if stop_strings is not None:
-        refuse(
-            "stop_strings",
-            stop_strings,
-            "`generate` does not hand on its tokenizer: pass `stopping_criteria=[StopStringCriteria(tokenizer, "
-            "stop_strings)]`, or call `integrations.transformers.generate(model, …)`",
-        )
-    return decode(model, input_ids, logits_processor, stopping_criteria, generation_config, draft, policy, **arguments)
+        refuse("stop_strings", stop_strings, STOP_STRINGS_REMEDY)
+    given = (model, input_ids, logits_processor, stopping_criteria, generation_config, draft, policy)
+    return decode(*given, **arguments)
 
 
 def decode(
@@ -92,10 +90,12 @@ def decode(
     **model_kwargs: Any,
 ) -> LongTensor | GenerateDecoderOnlyOutput:
     """Check everything, then decode; see `speculative_generate`."""
-    given = {"streamer": streamer, "synced_gpus": synced_gpus, **_not_handed_on(sys._getframe())}
+    kept = _not_handed_on(sys._getframe())
+    kept["synced_gpus"] = synced_gpus or kept.get("synced_gpus") or None
     for name, remedy in REMEDIES.items():
-        if given.get(name):
+        if kept.get(name) is not None:
             refuse(name, None, remedy)
+    streamer = kept.get("streamer") if streamer is None else streamer
     draft = check_models(model, draft)
     check_config(generation_config)
     check_inputs(input_ids, model_kwargs)
@@ -105,7 +105,7 @@ def decode(
         choice = ProcessorChoice(logits_processor, not generation_config.do_sample, input_ids.device)
         ending = Ending(stopping_criteria, choice, generation_config)
         chosen = resolve_policy(policy, draft, model)
-        tokens = _stream(_steps(pair, input_ids, chosen, choice, ending), given["streamer"])
+        tokens = _stream(_steps(pair, input_ids, chosen, choice, ending), streamer)
     sequences = torch.cat([input_ids, torch.tensor([tokens], device=input_ids.device)], dim=-1)
     if not generation_config.return_dict_in_generate:
         return sequences

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -8,6 +11,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 
 from tests.integrations.transformers.pairs import noisy, tiny
 from tests.loop.tiny import VOCABULARY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def step_times(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Step times are kept here, not in the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("SPECKV_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from integrations.transformers import policies
-from integrations.transformers.policies import DEFAULT_POLICY, resolve_policy
+from integrations.transformers import resolve_policy
+from runtime import SpeckvError
 from runtime.policies.fixed import Fixed
-from runtime.policies.registry import NAMES
 from runtime.profile import start_up
 from tests.integrations.transformers.pairs import FAMILIES, noisy, ours, own, tiny
 from tests.loop.fakes import Erratic
@@ -27,7 +26,9 @@ def test_every_family_with_good_and_bad_drafts(family: str) -> None:
             assert torch.equal(ours(model, prompt, draft, max_new_tokens=30), own(model, prompt, max_new_tokens=30))
 
 
-@pytest.mark.parametrize("policy", [None, "none", "fixed:1", "fixed:12", "speckv", "adaedl", "heuristic", Erratic()])
+@pytest.mark.parametrize(
+    "policy", [None, "adaptive", "none", "fixed:1", "fixed:12", "speckv", "adaedl", "heuristic", Erratic()]
+)
 def test_every_policy(model: PreTrainedModel, draft: PreTrainedModel, policy: object) -> None:
     expected = own(model, [3, 1, 4], max_new_tokens=40)
     assert torch.equal(ours(model, [3, 1, 4], draft, policy=policy, max_new_tokens=40), expected)
@@ -37,7 +38,6 @@ def test_a_policy_that_weighs_time_gets_measured_times_once(
     model: PreTrainedModel, draft: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPECKV_CACHE", str(tmp_path))
-    monkeypatch.setattr(start_up, "SECONDS", 0.05)
     expected = own(model, [3, 1, 4], max_new_tokens=12)
     assert torch.equal(ours(model, [3, 1, 4], draft, policy="throughput", max_new_tokens=12), expected)
     assert len(list((tmp_path / "step-times").glob("*.json"))) == 1
@@ -49,16 +49,21 @@ def test_times_of_another_shape_are_other_times(
     model: PreTrainedModel, draft: PreTrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPECKV_CACHE", str(tmp_path))
-    monkeypatch.setattr(start_up, "SECONDS", 0.05)
     for other in (draft, tiny_model(seed=1, hidden=64)):
         resolve_policy("throughput", other, model)
     assert len(list((tmp_path / "step-times").glob("*.json"))) == 2
 
 
-def test_the_default_policy_is_a_known_one(model: PreTrainedModel, draft: PreTrainedModel) -> None:
-    assert DEFAULT_POLICY in NAMES.split(", ")
-    if DEFAULT_POLICY == "speckv":
-        assert policies.resolve_policy(None, draft, model).name == "speckv"
+def test_the_default_policy(model: PreTrainedModel, draft: PreTrainedModel) -> None:
+    assert resolve_policy(None, draft, model).name == "adaptive"
+
+
+def test_processes_that_measure_different_times_do_not_weigh_them(draft: PreTrainedModel) -> None:
+    model = tiny("llama")
+    model._tp_size = 2
+    assert resolve_policy(None, draft, model).name == "speckv"
+    with pytest.raises(SpeckvError, match=r"'adaptive' weighs measured times.*speckv"):
+        resolve_policy("adaptive", draft, model)
 
 
 def test_a_policy_object_is_used_as_it_is(model: PreTrainedModel, draft: PreTrainedModel) -> None:

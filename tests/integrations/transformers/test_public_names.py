@@ -8,7 +8,7 @@ import integrations.transformers
 
 
 def test_public_names() -> None:
-    names = ["PolicyCandidateGenerator", "assisted_by", "generate", "speculative_generate"]
+    names = ["PolicyCandidateGenerator", "assisted_by", "generate", "resolve_policy", "speculative_generate"]
     assert integrations.transformers.__all__ == names
     assert all(hasattr(integrations.transformers, name) for name in names)
 
@@ -18,4 +18,5 @@ def test_signatures() -> None:
     assert {"draft", "policy"} < set(decode.parameters)
     whole = inspect.signature(integrations.transformers.generate)
     assert list(whole.parameters) == ["model", "inputs", "draft", "policy", "tokenizer", "arguments"]
+    assert list(inspect.signature(integrations.transformers.resolve_policy).parameters) == ["policy", "draft", "model"]
     assert list(inspect.signature(integrations.transformers.assisted_by).parameters) == ["model", "policy"]

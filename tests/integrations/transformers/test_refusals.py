@@ -60,8 +60,8 @@ FIELDS: dict[str, dict[str, Any]] = {
 OTHERS: dict[str, dict[str, Any]] = {
     "assistant_model": {"assistant_model": tiny_model(seed=4, layers=1)},
     "synced_gpus": {"synced_gpus": True},
-    "negative_prompt_ids": {"negative_prompt_ids": torch.tensor([[1]])},
-    "negative_prompt_attention_mask": {"negative_prompt_attention_mask": torch.tensor([[1]])},
+    "negative_prompt_ids": {"negative_prompt_ids": torch.tensor([[1, 2]])},
+    "negative_prompt_attention_mask": {"negative_prompt_attention_mask": torch.tensor([[1, 1]])},
     "past_key_values": {"past_key_values": DynamicCache()},
     "position_ids": {"position_ids": torch.tensor([[1, 2, 3, 4, 5]])},
     "stop_strings": {"stop_strings": ["w1"]},
