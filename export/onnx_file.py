@@ -8,10 +8,8 @@ import onnx
 from onnx import ModelProto, helper
 
 import export
+from runtime.contract import FORMAT_VERSION
 from runtime.errors import SpeckvError
-
-FORMAT_VERSION = "1"
-"""Version of the package layouts and of the graphs' inputs and outputs."""
 
 DEFAULT_OPSET = 17
 """Opset 17 with IR version 8 is what onnxruntime 1.16 and newer load."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from runtime.contract import MANIFEST_FILE
 from runtime.errors import SpeckvError
+from runtime.manifest import read_manifest
 
 REQUIREMENTS_FILE = "requirements.txt"
 CARD_FILE = "README.md"
@@ -75,12 +75,10 @@ def replacing(folder: Path) -> Iterator[Path]:
 def _listed_files(folder: Path, package: str, files: Collection[str]) -> set[str] | None:
     """Return which of `files` the manifest in `folder` lists, itself included; None without one of this package."""
     try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if "speckv_format" not in manifest or manifest["package"] != package:
-            return None
-        return {MANIFEST_FILE, *manifest["files"]} & set(files)
-    except (OSError, ValueError, TypeError, KeyError):
+        manifest = read_manifest(folder)
+    except SpeckvError:
         return None
+    return {MANIFEST_FILE, *manifest.hashes} & set(files) if manifest.package == package else None
 
 
 def _swap(staging: Path, folder: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
+from runtime.replay.comparison import OVERALL
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -47,7 +48,8 @@ def fill(text: str) -> str:
         name = match[2]
         if name not in PARTS:
             raise SpeckvError(f"README.md asks for the part '{name}': there are {', '.join(PARTS)}")
-        return f"{match[1]}{PARTS[name]()}\n{match[3]}"
+        content = PARTS[name]()
+        return match[1] + (f"{content}\n" if content else "") + match[3]
 
     return MARKER.sub(part, text)
 
@@ -156,10 +158,81 @@ def precisions() -> str:
     )
 
 
+def replay() -> str:
+    """Tokens per second of every policy, replayed; nothing while no replay has been kept."""
+    if not (RESULTS / "replay.json").is_file():
+        return ""
+    measured = result("replay")
+    if not (RESULTS / "rates.svg").is_file():
+        raise SpeckvError(f"{RESULTS / 'rates.svg'} is missing: results/README.md has the command that makes it")
+    replays = measured["replays"]
+    names = dict.fromkeys(policy["name"] for replayed in replays for policy in replayed["policies"])
+    columns = [{policy["name"]: policy for policy in replayed["policies"]} for replayed in replays]
+    fastest = sorted(names, key=lambda name: -max(_value(column, name) for column in columns))
+    header = [f"{replayed['precision']}, {what}" for replayed in replays for what in ("tok/s", "ratio")]
+    rows = [(name, *(cell for column in columns for cell in _rate_and_ratio(column.get(name)))) for name in fastest]
+    best = ", ".join(f"{replayed['best_fixed']['overall']} for {replayed['precision']}" for replayed in replays)
+    prompts = ", ".join(f"{replayed['prompts']} for {replayed['precision']}" for replayed in replays)
+    return (
+        f"Policies replayed exactly over traced greedy outputs (prompts: {prompts}) with {measured['backend']} step "
+        "times: tokens per second with 95 % intervals (bootstrap over prompts), and the ratio to the fixed gamma that "
+        f"is best in hindsight ({best}). Both count the policy's own decision time, measured on "
+        f"{measured['processor']}.\n\n![Tokens per second of every policy](results/rates.svg)\n\n"
+        + table(("policy", *header), rows)
+    )
+
+
+def _value(column: dict[str, Any], name: str) -> float:
+    return float(column[name]["tokens_per_second"]["value"]) if name in column else 0.0
+
+
+def _rate_and_ratio(policy: dict[str, Any] | None) -> tuple[str, str]:
+    if policy is None:
+        return "–", "–"
+    rate, ratio = policy["tokens_per_second"], policy["ratio"]
+    return f"{rate['value']:.1f} ({rate['low']:.1f} – {rate['high']:.1f})", f"{ratio['value']:.3f}"
+
+
+def live() -> str:
+    """Policies and other systems side by side, live; nothing while nothing has been measured."""
+    return "\n\n".join(
+        _live(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("live_*.json"))
+    )
+
+
+def _live(measured: dict[str, Any]) -> str:
+    """One run: its contenders in each precision."""
+    comparisons = measured["precisions"]
+    names = dict.fromkeys(contender["name"] for comparison in comparisons for contender in comparison["contenders"])
+    rows = [(name, *(cell for comparison in comparisons for cell in _live_cells(comparison, name))) for name in names]
+    best = ", ".join(f"{comparison['precision']} {comparison['best_fixed'][OVERALL]}" for comparison in comparisons)
+    header = (column for comparison in comparisons for column in (f"{comparison['precision']}, tok/s", "ratio"))
+    versions = measured["versions"]
+    return (
+        f"{measured['target']} with the draft `{measured['draft']}` on {measured['device']} "
+        f"({measured['threads']} CPU threads, load average {measured['load_average']} to "
+        f"{measured['load_average_after']}), `python -m runtime bench`: {len(measured['prompts'])} prompts, "
+        f"{measured['max_new_tokens']} new tokens, median of {measured['repeats']} interleaved repeats, torch "
+        f"{versions['torch']}, transformers {versions['transformers']}. Ratios are to the best fixed gamma of the same "
+        f"run ({best}), with 95 % bootstrap intervals over the prompts:\n\n" + table(("", *header), rows)
+    )
+
+
+def _live_cells(comparison: dict[str, Any], name: str) -> tuple[str, str]:
+    score = next((c["scores"][OVERALL] for c in comparison["contenders"] if c["name"] == name), None)
+    if score is None:
+        return "–", "–"
+    interval = score["ratio_interval"]
+    between = "" if interval is None else f" ({interval[0]:.2f} – {interval[1]:.2f})"
+    return f"{score['tokens_per_second']:.1f}", f"{score['ratio']:.2f}{between}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "latency": latency,
     "predictor": predictor,
     "drafter": drafter,
     "precisions": precisions,
+    "replay": replay,
+    "live": live,
 }

@@ -8,16 +8,20 @@ import os
 import sys
 from collections.abc import Sequence
 
-from runtime.commands import generate, latency, precisions, profile, replay, select
+from runtime.commands import bench, generate, latency, precisions, profile, replay, report, select
 from runtime.errors import SpeckvError
 
 # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, and one other busy
 # process then makes a small model's forward pass twenty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LOOP_PACKAGES = ("torch", "transformers", "accelerate", "safetensors")
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors"), "loop"),
+    "matplotlib": "report",
+}
+"""Package → the extra of this project that installs it."""
 
-COMMANDS = (select, latency, generate, profile, precisions, replay)
+COMMANDS = (select, latency, generate, bench, profile, precisions, replay, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in LOOP_PACKAGES:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if not extra:
             raise
-        print(f"error: this command needs '{error.name}': pip install 'speckv[loop]'", file=sys.stderr)
+        print(f"error: this command needs '{error.name}': pip install 'speckv[{extra}]'", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written
         _discard_output()

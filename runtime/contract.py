@@ -38,3 +38,6 @@ STOPPER_NAME = "speckv-stopper"
 STOPPER_FILE = "speckv_stopper.onnx"
 CONFIG_FILE = "config.json"
 MANIFEST_FILE = "MANIFEST.json"
+
+FORMAT_VERSION = "1"
+"""Version of the package layouts and of the graphs' inputs and outputs: `speckv_format` in every manifest and graph."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,13 @@ def read_prompts(path: Path | None = None) -> list[Prompt]:
     if not prompts:
         raise SpeckvError(f'{path} holds no prompts: write lines {{"task": "chat", "prompt": "..."}}')
     return prompts
+
+
+def first_of_each_task(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
+    """Return the first `count` prompts of every task, in their order."""
+    tasks = dict.fromkeys(prompt.task for prompt in prompts)
+    chosen = {p.index for task in tasks for p in [p for p in prompts if p.task == task][:count]}
+    return [prompt for prompt in prompts if prompt.index in chosen]
 
 
 def _parse(line: str, index: int, place: str) -> Prompt:

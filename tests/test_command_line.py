@@ -92,7 +92,9 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatc
     assert "'torch': pip install 'speckv[loop]'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["select", "latency", "generate", "profile", "precisions"])
+@pytest.mark.parametrize(
+    "command", ["select", "latency", "generate", "bench", "profile", "precisions", "replay", "report"]
+)
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert f"python -m runtime {command}" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 
 import runtime
+from runtime.stopper.stopper import Stopper
 
 
 def test_public_names() -> None:
@@ -18,6 +19,9 @@ def test_signatures() -> None:
     batch = inspect.signature(runtime.GammaSelector.select_batch)
     assert list(batch.parameters) == list(select.parameters)
     assert list(inspect.signature(runtime.GammaSelector).parameters) == ["package", "providers"]
+    pretrained = inspect.signature(runtime.GammaSelector.from_pretrained)
+    assert list(pretrained.parameters) == ["path_or_repo_id", "revision", "providers"]
+    assert list(inspect.signature(Stopper.from_pretrained).parameters) == ["path_or_repo_id", "revision"]
     assert runtime.Decision._fields == runtime.BatchDecision._fields
     assert runtime.Decision._fields == ("gamma", "expected_tokens", "predicted_acceptance_rate")
     assert runtime.Signals._fields[0] == "mean_draft_entropy"

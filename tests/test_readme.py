@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from export import readme
 from export.readme import README, ROOT, fill
 from runtime.errors import SpeckvError
 
@@ -22,7 +24,7 @@ SET_UP = "make run"
 @pytest.fixture(autouse=True)
 def no_leftovers() -> object:
     yield
-    for name in ("my-predictor", "profile"):
+    for name in ("my-predictor", "profile", "report"):
         shutil.rmtree(ROOT / "build" / name, ignore_errors=True)
 
 
@@ -57,6 +59,32 @@ def test_a_table_that_nobody_makes_is_an_error() -> None:
         fill("<!-- made by `python -m export readme`: nonsense -->\n<!-- end -->")
 
 
+def test_live_results_make_a_table_each_and_nothing_where_there_are_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    marked = "<!-- made by `python -m export readme`: live -->\n<!-- end -->\n"
+    assert fill(marked) == marked
+    score = {"tokens_per_second": 12.34, "ratio": 1.056, "ratio_interval": [0.98, 1.1]}
+    alone = {"tokens_per_second": 9, "ratio": 0.75, "ratio_interval": None}
+
+    def comparison(precision: str, **scores: object) -> dict[str, object]:
+        contenders = [{"name": name, "scores": {"overall": score}} for name, score in scores.items()]
+        return {"precision": precision, "best_fixed": {"overall": "fixed:3"}, "contenders": contenders}
+
+    run = {
+        **{"target": "T", "draft": "D", "device": "M", "threads": 2, "load_average": 1.5, "load_average_after": 2.5},
+        **{"prompts": [0, 1, 2], "max_new_tokens": 64, "repeats": 2, "versions": {"torch": "1", "transformers": "2"}},
+        "precisions": [comparison("fp16", adaptive=score, assisted=alone), comparison("nf4", adaptive=alone)],
+    }
+    for name in ("live_a", "live_b", "other"):
+        (tmp_path / f"{name}.json").write_text(json.dumps(run))
+    made = fill(fill(marked))
+    assert made.count("|  | fp16, tok/s | ratio | nf4, tok/s | ratio |\n|---|--:|--:|--:|--:|\n") == 2
+    assert made.count("| adaptive | 12.3 | 1.06 (0.98 – 1.10) | 9.0 | 0.75 |\n| assisted | 9.0 | 0.75 | – | – |\n") == 2
+    assert made.count("3 prompts, 64 new tokens, median of 2 interleaved repeats") == 2
+
+
 def test_every_command_is_in_the_map() -> None:
     """CONTRIBUTING's map names every folder of the packages."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -64,3 +92,28 @@ def test_every_command_is_in_the_map() -> None:
         for folder in (ROOT / package).iterdir():
             if (folder / "__init__.py").is_file():
                 assert f"{package}/{folder.name}" in text
+
+
+def test_a_kept_replay_becomes_a_table_and_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = "<!-- made by `python -m export readme`: replay -->\n<!-- end -->"
+    monkeypatch.setattr("export.readme.RESULTS", tmp_path)
+    assert "|" not in fill(part)
+    policies = [
+        {"name": name, "tokens_per_second": {"value": rate, "low": 90.2, "high": 219.8}, "ratio": {"value": rate / 100}}
+        for name, rate in (("fixed:3", 100.0), ("oracle", 150.0))
+    ]
+    replays = [
+        {"precision": "fp16", "prompts": 7, "best_fixed": {"overall": 3}, "policies": policies},
+        {"precision": "nf4", "prompts": 8, "best_fixed": {"overall": 2}, "policies": policies[:1]},
+    ]
+    content = {"backend": "graph", "processor": "abacus", "replays": replays}
+    (tmp_path / "replay.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SpeckvError, match=r"rates\.svg"):
+        fill(part)
+    (tmp_path / "rates.svg").touch()
+    text = fill(part)
+    assert "![Tokens per second of every policy](results/rates.svg)" in text
+    assert "| policy | fp16, tok/s | fp16, ratio | nf4, tok/s | nf4, ratio |" in text
+    oracle, fixed = text.splitlines()[-3:-1]
+    assert oracle == "| oracle | 150.0 (90.2 – 219.8) | 1.500 | – | – |"
+    assert fixed == "| fixed:3 | 100.0 (90.2 – 219.8) | 1.000 | 100.0 (90.2 – 219.8) | 1.000 |"

@@ -44,3 +44,4 @@ def test_the_wheel_holds_everything_and_no_tests(installed: Path) -> None:
     assert (installed / "runtime" / "data" / "prompts.jsonl").is_file()
     assert (installed / "runtime" / "py.typed").is_file()
     assert not (installed / "tests").exists()
+    assert not (installed / "integrations" / "js").exists()

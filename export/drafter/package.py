@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
@@ -15,8 +14,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from export.drafter.agreement import Agreement
+from export.manifest import manifest
 from runtime.contract import CONFIG_FILE, MANIFEST_FILE
 from runtime.pair.drafter import FORMAT_VERSION, SAMPLE_KEY, WEIGHTS_FILE, architecture, embedding_sample
+
+PACKAGE_NAME = "speckv-drafter"
+"""What the manifest calls such a package, whatever its target."""
 
 SIZE_LIMIT = 16_000_000
 """Bytes of a package that may ship."""
@@ -66,8 +69,8 @@ def write_package(
     (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(model_card(config), encoding="utf-8")
     (partial / "LICENSE").write_text(licence(origin.target), encoding="utf-8")
-    files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(partial.iterdir())}
-    (partial / MANIFEST_FILE).write_text(json.dumps({"files": files}, indent=2) + "\n", encoding="utf-8")
+    files = {path.name: path.read_bytes() for path in partial.iterdir()}
+    (partial / MANIFEST_FILE).write_bytes(manifest(PACKAGE_NAME, files))
     size = sum(path.stat().st_size for path in partial.iterdir())
     _replace(partial, folder)
     return size
@@ -142,7 +145,8 @@ Layers {layers} of the target, trained with forward KL(target || drafter) over t
 schedule over the time budget) on {training["training_tokens"] / 1e6:.1f} M predicted tokens in
 {training["steps"]:,} steps, {training["minutes"]:.1f} minutes on {training["device"]} ({training["versions"]}).
 The text ({training["corpus_tokens"] / 1e6:.1f} M predicted tokens): the target's own answers, greedy and sampled,
-to prompts composed by this project, and source code and documentation found on the training machine.
+to prompts composed by this project and to user turns that the target wrote itself, and source code and documentation
+found on the training machine.
 No third-party data set. Seed {training["seed"]}.
 
 ```

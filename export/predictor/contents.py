@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import onnx
-
-import export
 from export.license import license_text
-from export.onnx_file import FORMAT_VERSION
+from export.manifest import graph_details, json_bytes, manifest
 from export.package_folder import CARD_FILE, LICENSE_FILE, REQUIREMENTS_FILE
 from export.predictor.card import USAGE, model_card
 from export.predictor.decision_graph import build_decision
@@ -32,6 +27,8 @@ from runtime.contract import (
     PUBLISHED_CANDIDATES,
     WEIGHTS_FILE,
 )
+from runtime.errors import SpeckvError
+from runtime.manifest import read_files, read_manifest
 
 FILES = (PICKLE_FILE, WEIGHTS_FILE, PREDICTOR_FILE, DECISION_FILE, CONFIG_FILE, REQUIREMENTS_FILE, CARD_FILE,
          LICENSE_FILE, MANIFEST_FILE)  # fmt: skip
@@ -80,12 +77,13 @@ def package_files(pickled: PickledRegressor, weights: Weights, figures: Figures 
         WEIGHTS_FILE: weights.npz(),
         PREDICTOR_FILE: build_predictor(weights, opset, pickled.sha256),
         DECISION_FILE: build_decision(weights, opset, pickled.sha256),
-        CONFIG_FILE: _json(config),
+        CONFIG_FILE: json_bytes(config),
         REQUIREMENTS_FILE: REQUIREMENTS.encode(),
         CARD_FILE: model_card(config, published).encode(),
         LICENSE_FILE: license_text(published).encode(),
     }
-    return {**files, MANIFEST_FILE: _json(_manifest(files, pickled.sha256))}
+    details = graph_details(files[DECISION_FILE], pickled.sha256, PRODUCERS)
+    return {**files, MANIFEST_FILE: manifest(PACKAGE_NAME, files, details)}
 
 
 def known_figures(folders: list[Path], sha256: str) -> Figures | None:
@@ -95,13 +93,12 @@ def known_figures(folders: list[Path], sha256: str) -> Figures | None:
     """
     for folder in folders:
         try:
-            manifest = json.loads((folder / MANIFEST_FILE).read_bytes())["files"]
-            config = (folder / CONFIG_FILE).read_bytes()
-            hashes = [manifest[PICKLE_FILE]["sha256"], manifest[CONFIG_FILE]["sha256"]]
-            values = json.loads(config)
-            if hashes == [sha256, hashlib.sha256(config).hexdigest()] and values["performance"] is not None:
+            if read_manifest(folder).hashes.get(PICKLE_FILE) != sha256:
+                continue
+            values = json.loads(read_files(folder, CONFIG_FILE)[0])
+            if values["performance"] is not None:
                 return Figures(values["training"], values["performance"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (SpeckvError, ValueError, KeyError, TypeError):
             continue
     return None
 
@@ -128,24 +125,3 @@ def _config(weights: Weights, figures: Figures | None, published: bool) -> dict[
         "paper": "https://arxiv.org/abs/2605.02888",
         "repository": "https://github.com/speckv/speckv",
     }  # fmt: skip
-
-
-def _manifest(files: dict[str, bytes], source_sha256: str) -> dict[str, Any]:
-    model = onnx.load_from_string(files[DECISION_FILE])
-    return {
-        "speckv_format": FORMAT_VERSION,
-        "package": PACKAGE_NAME,
-        "version": export.__version__,
-        "source_sha256": source_sha256,
-        "opset": model.opset_import[0].version,
-        "ir_version": model.ir_version,
-        "producers": {name: version(name) for name in PRODUCERS},
-        "files": {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in sorted(files.items())
-        },
-    }
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.manifest import manifest
 from export.stopper.calibration import Calibration, calibrate
 from export.stopper.dataset import Traces
 from export.stopper.fit import Weights, fit
 from export.stopper.graph import build_stopper
 from export.stopper.rows import Rows
-from runtime.contract import STOPPER_FILE
+from runtime.contract import MANIFEST_FILE, STOPPER_FILE, STOPPER_NAME
 from runtime.policies.adaptive import Adaptive
 from runtime.policies.fixed import Fixed
 from runtime.policies.step_times import StepTimes
@@ -115,5 +116,7 @@ def model_rate(runs: Sequence[Run]) -> float:
 def _stopper(weights: Weights) -> Iterator[Stopper]:
     """Yield the model as the runtime would have it, from a graph in a temporary folder."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / STOPPER_FILE).write_bytes(build_stopper(weights, "cross-validation"))
+        files = {STOPPER_FILE: build_stopper(weights, "cross-validation")}
+        for name, data in {**files, MANIFEST_FILE: manifest(STOPPER_NAME, files)}.items():
+            (Path(folder) / name).write_bytes(data)
         yield Stopper(Path(folder))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
-import export
 from export.license import license_text
-from export.onnx_file import FORMAT_VERSION
+from export.manifest import graph_details, json_bytes, manifest
 from export.package_folder import CARD_FILE, LICENSE_FILE, REQUIREMENTS_FILE
 from export.stopper.card import USAGE, model_card
 from export.stopper.fit import Weights
@@ -28,6 +23,7 @@ from runtime.stopper.stopper import FEATURES
 WEIGHTS_FILE = "speckv_stopper_weights.npz"
 FILES = (STOPPER_FILE, WEIGHTS_FILE, CONFIG_FILE, REQUIREMENTS_FILE, CARD_FILE, LICENSE_FILE, MANIFEST_FILE)
 """Everything the package folder holds."""
+PRODUCERS = ("numpy", "onnx", "torch")
 TOLERANCE = 1e-5
 """Largest allowed difference between the graph's probabilities (float32) and the weights' (float64)."""
 
@@ -63,12 +59,13 @@ def package_files(
     files = {
         STOPPER_FILE: build_stopper(weights, source_sha256),
         WEIGHTS_FILE: arrays.getvalue(),
-        CONFIG_FILE: _json(config),
+        CONFIG_FILE: json_bytes(config),
         REQUIREMENTS_FILE: b"numpy>=1.24\nonnxruntime>=1.16\n",
         CARD_FILE: model_card(config).encode(),
         LICENSE_FILE: license_text(published=False).encode(),
     }
-    return {**files, MANIFEST_FILE: _json(_manifest(files, source_sha256))}
+    details = graph_details(files[STOPPER_FILE], source_sha256, PRODUCERS)
+    return {**files, MANIFEST_FILE: manifest(STOPPER_NAME, files, details)}
 
 
 def check_parity(folder: Path, weights: Weights, rows: Rows) -> float:
@@ -82,24 +79,3 @@ def check_parity(folder: Path, weights: Weights, rows: Rows) -> float:
     if not difference <= TOLERANCE:  # so that NaN fails as well
         raise SpeckvError(f"{STOPPER_FILE} differs from its weights by {difference:.3g}, more than {TOLERANCE:g}")
     return difference
-
-
-def _manifest(files: dict[str, bytes], source_sha256: str) -> dict[str, Any]:
-    model = onnx.load_from_string(files[STOPPER_FILE])
-    return {
-        "speckv_format": FORMAT_VERSION,
-        "package": STOPPER_NAME,
-        "version": export.__version__,
-        "source_sha256": source_sha256,
-        "opset": model.opset_import[0].version,
-        "ir_version": model.ir_version,
-        "producers": {name: version(name) for name in ("numpy", "onnx", "torch")},
-        "files": {
-            name: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in sorted(files.items())
-        },
-    }
-
-
-def _json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

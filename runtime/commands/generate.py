@@ -40,7 +40,9 @@ def add_parser(subparsers: Subparsers) -> None:
     spread = parser.add_mutually_exclusive_group()
     spread.add_argument("--device-map", choices=("auto",), help="spread the target's layers over all GPUs")
     spread.add_argument("--tensor-parallel", action="store_true", help="split every layer; run under torchrun")
-    parser.add_argument("--policy", default="speckv", metavar="POLICY", help=f"{NAMES} (default: speckv)")
+    parser.add_argument(
+        "--policy", metavar="POLICY", help=f"{NAMES} (default: adaptive, or speckv with --tensor-parallel)"
+    )
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=128, metavar="N")
     parser.add_argument("--temperature", type=float, default=0.0, metavar="T", help="0 (the default) is greedy")
     parser.add_argument(
@@ -87,7 +89,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Refuse what cannot be meant before any model is loaded."""
+    """Refuse what cannot be meant before any model is loaded; fill in the default policy."""
+    if options.policy is None:
+        options.policy = "speckv" if options.tensor_parallel else "adaptive"
     if options.policy not in TIMED:
         make_policy(options.policy, "fp16")
     elif options.tensor_parallel:

@@ -13,9 +13,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from runtime.artifacts import package_folder
 from runtime.contract import COMPRESSION_CODES, DECISION_FILE, PUBLISHED_CANDIDATES, SIGNALS
-from runtime.decision.session import PROVIDERS, import_onnxruntime, open_session
+from runtime.decision.session import PROVIDERS, import_onnxruntime, open_packaged
 from runtime.decision.signals import UPPER_BOUNDS, check_signals
 from runtime.errors import SpeckvError
+from runtime.hub import package_from
 
 FloatArray = NDArray[np.float32]
 INPUTS = ("signals", "comp_enc", "candidates", "step_cost")
@@ -57,20 +58,35 @@ class GammaSelector:
             the device (`python -m runtime latency` measures both).
 
     Raises:
-        SpeckvError: if the package or the provider cannot be had.
+        SpeckvError: if the package or the provider cannot be had, or the graph is not the one in its manifest.
     """
 
     def __init__(self, package: Path | str | None = None, providers: str = "auto") -> None:
-        if providers not in ("auto", *PROVIDERS):
-            raise SpeckvError(f"providers is {providers!r}: it must be 'auto', 'cpu' or 'cuda'")
         self.folder = package_folder() if package is None else Path(package)
-        self.provider = "cpu" if providers == "auto" else providers
-        self.session = open_session(self.folder / DECISION_FILE, self.provider)
+        self.provider = _provider(providers)
+        self.session = open_packaged(self.folder, DECISION_FILE, self.provider)
         self._lock = threading.Lock()
         # Two sets of buffers: one that is never rewritten, for the published candidates; one for whatever is asked.
         self._published = _Binding(self.session, len(PUBLISHED_CANDIDATES), self.provider)
         self._published.candidates[:] = PUBLISHED_CANDIDATES
         self._asked = _Binding(self.session, len(PUBLISHED_CANDIDATES), self.provider)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_repo_id: Path | str, revision: str | None = None, providers: str = "auto"
+    ) -> GammaSelector:
+        """Make a selector from a folder, or from a Hugging Face Hub repository, of which only the graph is downloaded.
+
+        Args:
+            path_or_repo_id: folder of a predictor package, or OWNER/NAME of a repository with the same files.
+            revision: branch, tag or commit of the repository.
+            providers: as above.
+
+        Raises:
+            SpeckvError: as above, or if the repository cannot be had.
+        """
+        _provider(providers)  # before anything is downloaded
+        return cls(package_from(path_or_repo_id, revision, [DECISION_FILE]), providers)
 
     def __reduce__(self) -> tuple[type[GammaSelector], tuple[Path, str]]:
         """A copy, or a selector sent to another process, opens its package anew."""
@@ -178,6 +194,12 @@ class _Binding:
         self._session.run_with_iobinding(self._io)
         # Copies: the next call writes into these buffers.
         return Decision(int(self._gamma[0]), self._expected_tokens.copy()[0], self._rate.copy()[0])
+
+
+def _provider(providers: str) -> str:
+    if providers not in ("auto", *PROVIDERS):
+        raise SpeckvError(f"providers is {providers!r}: it must be 'auto', 'cpu' or 'cuda'")
+    return "cpu" if providers == "auto" else providers
 
 
 def compression_code(compression: str | int) -> int:

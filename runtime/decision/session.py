@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import SpeckvError
+from runtime.manifest import read_files
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -30,14 +31,32 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def open_packaged(package: Path, name: str, provider: str) -> Any:
+    """Open the graph `name` of a package as `open_session` does, after comparing it with the package's manifest.
+
+    Raises:
+        SpeckvError: as `runtime.manifest.read_files` and `open_session` do.
+    """
+    (content,) = read_files(package, name)
+    return _session(package / name, content, provider)
+
+
 def open_session(graph: Path, provider: str) -> Any:
     """Open `graph` on `provider` ("cpu" or "cuda") as an `onnxruntime.InferenceSession`.
 
-    A decision is a handful of tiny operators, so one thread is fastest; on CUDA, TF32 is off because it moves the
-    predicted rate by 1e-4.
-
     Raises:
         SpeckvError: if the file cannot be read as a graph, or CUDA was asked for and cannot be had.
+    """
+    if not graph.is_file():
+        raise SpeckvError(f"{graph}: no such file: run `python -m export` or reinstall speckv")
+    return _session(graph, graph.read_bytes(), provider)
+
+
+def _session(graph: Path, content: bytes, provider: str) -> Any:
+    """Open what was read from `graph`, so that no other bytes than the checked ones are run.
+
+    A decision is a handful of tiny operators, so one thread is fastest; on CUDA, TF32 is off because it moves the
+    predicted rate by 1e-4.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
@@ -49,10 +68,8 @@ def open_session(graph: Path, provider: str) -> Any:
     if provider == "cuda":
         _require_cuda_build(onnxruntime)
         wanted.insert(0, (PROVIDERS["cuda"], {"use_tf32": "0"}))
-    if not graph.is_file():
-        raise SpeckvError(f"{graph}: no such file: run `python -m export` or reinstall speckv")
     try:
-        session = onnxruntime.InferenceSession(str(graph), options, providers=wanted)
+        session = onnxruntime.InferenceSession(content, options, providers=wanted)
     except Exception as error:  # onnxruntime raises its own unrelated exception types
         raise SpeckvError(f"{graph}: onnxruntime {onnxruntime.__version__} cannot load it: {_line(error)}") from error
     # A CUDA session that cannot be made falls back to the CPU without an error.

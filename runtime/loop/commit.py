@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from runtime.loop.scorer import Scorer
 
+Ends = Callable[[Tensor, Sequence[int]], bool]
+"""Whether a text ends here, given what was committed before the step (int64 `[n]`) and the step's tokens so far, at
+least one. Asked once for every token, in order, until it says yes."""
+
 
 def commit(
-    context: Tensor, new: list[int], scorers: tuple[Scorer, Scorer], eos: Collection[int]
-) -> tuple[Tensor, list[int]]:
-    """Append `new` to the context (int64 `[n]`), ending at the first end-of-sequence token.
+    context: Tensor, new: list[int], scorers: tuple[Scorer, Scorer], eos: Collection[int], stop: Ends | None = None
+) -> tuple[Tensor, list[int], bool]:
+    """Append `new` to the context (int64 `[n]`), up to the first end-of-sequence token or where `stop` says so.
 
     Both caches are cut back to the committed text without its last token, which is still to be scored.
 
     Returns:
-        The new context, and the tokens that were appended.
+        The new context, the tokens that were appended, and whether the text has ended.
     """
-    end = next((i for i, token in enumerate(new) if token in eos), len(new) - 1)
-    kept = new[: end + 1]
+    kept: list[int] = []
+    ended = False
+    while not ended and len(kept) < len(new):
+        kept.append(new[len(kept)])
+        ended = kept[-1] in eos or (stop is not None and stop(context, kept))
     context = torch.cat([context, torch.tensor(kept, device=context.device)])
     for scorer in scorers:
         scorer.rollback(min(scorer.length, len(context) - 1))
-    return context, kept
+    return context, kept, ended

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from runtime.errors import SpeckvError
 from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
-from runtime.loop.commit import commit
+from runtime.loop.commit import Ends, commit
 from runtime.loop.propose import Proposal, propose
-from runtime.loop.sampling import Sampling
+from runtime.loop.sampling import Sampling, TokenChoice
 from runtime.loop.scorer import Scorer
 from runtime.loop.verify import verify
 from runtime.policies.policy import Drafted, Outcome, Policy
@@ -40,8 +40,9 @@ def speculate(
     policy: Policy,
     *,
     max_new_tokens: int,
-    sampling: Sampling | None = None,
+    sampling: TokenChoice | None = None,
     eos: Collection[int] = (),
+    stop: Ends | None = None,
     seed: int = 0,
 ) -> Iterator[Step]:
     """Generate with the target's own distribution, step by step (Leviathan 2023; Chen 2023).
@@ -57,6 +58,7 @@ def speculate(
         max_new_tokens: tokens to generate at most.
         sampling: greedy by default.
         eos: token ids that end the text.
+        stop: what else ends it.
         seed: of the draws when sampling.
 
     Raises:
@@ -64,8 +66,8 @@ def speculate(
     """
     if not prompt:
         raise SpeckvError("the prompt has no tokens: give at least one")
-    _check_context(draft, target, len(prompt), max_new_tokens)
-    sampling = sampling or Sampling()
+    check_context(draft, target, len(prompt), max_new_tokens)
+    choice = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
     generator = torch.Generator().manual_seed(seed)
     context = torch.tensor(prompt, device=target.device)
@@ -75,23 +77,27 @@ def speculate(
     policy.begin()
     while remaining > 0:
         start = time.perf_counter()
-        pending = context[draft.length :].to(draft.device)
         # The target adds a token of its own, so drafting the last one would be for nothing.
-        proposal = propose(draft, pending, policy, remaining - 1, sampling, generator)
+        proposal = propose(draft, context, policy, remaining - 1, choice, generator)
         drafted = time.perf_counter()
         logits = verify(target, context[-1:], proposal.tokens.to(target.device))
-        new, signals = _accept(logits, proposal, sampling, generator)
+        new, signals = _accept(logits, context, proposal, choice, generator)
         draft_ms, verify_ms = (drafted - start) * 1e3, (time.perf_counter() - drafted) * 1e3
         gamma, accepted = len(proposal.tokens), len(new) - 1
         policy.observe(Outcome(gamma, accepted, *signals, draft_ms=draft_ms, verify_ms=verify_ms))
-        context, kept = commit(context, new, (draft, target), eos)
+        context, kept, ended = commit(context, new, (draft, target), eos, stop)
         remaining -= len(kept)
         yield Step(kept, gamma, accepted, proposal.drafted)
-        if kept[-1] in eos:
+        if ended:
             return
 
 
-def _check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
+def check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
+    """Refuse `new` tokens after `prompt` ones where they do not fit into both contexts.
+
+    Raises:
+        SpeckvError: naming the model whose context is too short.
+    """
     for name, scorer in (("draft", draft), ("target", target)):
         if scorer.capacity is not None and prompt + new > scorer.capacity:
             raise SpeckvError(
@@ -101,16 +107,17 @@ def _check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None
 
 
 def _accept(
-    logits: Tensor, proposal: Proposal, sampling: Sampling, generator: torch.Generator
+    logits: Tensor, context: Tensor, proposal: Proposal, choice: TokenChoice, generator: torch.Generator
 ) -> tuple[list[int], tuple[float, float, float]]:
     """Return the new tokens (the accepted ones and the target's own), and what `left_behind` says at the last one."""
     proposed = proposal.tokens.to(logits.device)
-    if sampling.greedy:
-        accepted, own = accept_greedy(logits, proposed)
+    scores = choice.scores(logits, context, proposed.unbind())
+    if choice.greedy:
+        accepted, own = accept_greedy(scores, proposed)
     else:
         uniforms = torch.rand(len(proposed) + 1, generator=generator, dtype=torch.float64).to(logits.device)
         q = None if proposal.q is None else proposal.q.to(logits.device)
-        accepted, own = accept_sampled(sampling.probabilities(logits), q, proposed, uniforms)
+        accepted, own = accept_sampled(torch.softmax(scores, -1), q, proposed, uniforms)
     signals = left_behind(logits, proposal.logits, accepted)
     # The one transfer to the host, and wait for the device, of the phase; float64 holds every token id exactly.
     entropy, top1, distance, *whole = torch.cat([signals.double(), accepted[None], own[None], proposed]).tolist()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from runtime.loop.sampling import Sampling, draw
+from runtime.loop.sampling import TokenChoice, draw
 from runtime.loop.scorer import Scorer
 from runtime.policies.policy import Drafted, Policy, TokenSignals
 
@@ -27,9 +27,10 @@ class Proposal:
 
 
 def propose(
-    draft: Scorer, pending: Tensor, policy: Policy, limit: int, sampling: Sampling, generator: torch.Generator
+    draft: Scorer, context: Tensor, policy: Policy, limit: int, choice: TokenChoice, generator: torch.Generator
 ) -> Proposal:
-    """Draft up to `limit` tokens after `pending` (int64 `[n]`, committed tokens the draft has not seen)."""
+    """Draft up to `limit` tokens after `context` (int64 `[n]`); the draft has seen its first `draft.length` tokens."""
+    pending = context[draft.length :].to(draft.device)
     drafted = Drafted()
     tokens: list[Tensor] = []
     q: list[Tensor] = []
@@ -38,10 +39,11 @@ def propose(
         signals = []
         for _ in range(goal - drafted.count):
             logits = draft.score(pending, keep=1)
-            if sampling.greedy:
-                token = logits[0].argmax()
+            scores = choice.scores(logits, context, tokens)
+            if choice.greedy:
+                token = scores[0].argmax()
             else:
-                q.append(sampling.probabilities(logits))
+                q.append(torch.softmax(scores, -1))
                 token = draw(q[-1][0], torch.rand((), generator=generator, dtype=torch.float64).to(draft.device))
             signals.append(token_signals(logits))
             kept.append(logits)

@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from runtime.errors import SpeckvError
+
+
+class TokenChoice(Protocol):
+    """How a token is chosen from logits: the likeliest one, or one drawn from the softmax of what `scores` returns."""
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        ...
+
+    def scores(self, logits: Tensor, context: Tensor, drafted: Sequence[Tensor]) -> Tensor:
+        """Return float32 `[n, V]` from logits `[n, V]`, on their device.
+
+        The last row is for the token after all of the text: `context` (int64 `[m]`), then `drafted` (int64 `[]`
+        each); every row above it is for one token earlier.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,8 +64,18 @@ class Sampling:
         """Whether the likeliest token is always taken."""
         return self.temperature == 0
 
+    def scores(self, logits: Tensor, context: Tensor, drafted: Sequence[Tensor]) -> Tensor:  # noqa: ARG002
+        """Return float32 `[n, V]` from logits `[n, V]`, with transformers' own warpers in its order; see `TokenChoice`.
+
+        The text has no say in it.
+        """
+        return logits if self.greedy else self._warped(logits)
+
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return float32 `[n, V]` probabilities from logits `[n, V]`, with transformers' own warpers in its order."""
+        """Return float32 `[n, V]` probabilities from logits `[n, V]`."""
+        return torch.softmax(self._warped(logits), dim=-1)
+
+    def _warped(self, logits: Tensor) -> Tensor:
         warpers = LogitsProcessorList()
         if self.temperature != 1:
             warpers.append(TemperatureLogitsWarper(float(self.temperature)))
@@ -55,7 +84,8 @@ class Sampling:
         if self.top_p < 1:
             warpers.append(TopPLogitsWarper(self.top_p))
         # The likeliest token at 0: a tiny temperature then divides to −inf at worst, never to +inf.
-        return torch.softmax(warpers(None, logits - logits.amax(-1, keepdim=True)), dim=-1)
+        warped: Tensor = warpers(None, logits - logits.amax(-1, keepdim=True))
+        return warped
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:

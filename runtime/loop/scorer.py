@@ -10,6 +10,9 @@ from transformers import DynamicCache, PreTrainedModel
 
 from runtime.errors import SpeckvError
 
+UNKNOWN = -1e30
+"""Logit of a token that a model does not know: probability 0, unless every token that it knows is forbidden."""
+
 
 class Scorer(Protocol):
     """Scores tokens after those it has already seen."""
@@ -47,10 +50,12 @@ def check_rollback(model: PreTrainedModel) -> None:
 class CachedModel:
     """A transformers causal language model as a `Scorer`, batch 1.
 
+    `cache` holds the keys and values of the tokens seen; between steps, those of the text without its last token.
+
     Args:
         model: in evaluation mode.
         vocabulary: width V of the logits; the model's own by default. Models of one tokenizer may pad their
-            vocabularies differently: a draft's logits are cut or filled up (with −inf) to the target's width.
+            vocabularies differently: a draft's logits are cut or filled up (with `UNKNOWN`) to the target's width.
 
     Raises:
         SpeckvError: if the model's state cannot be rolled back.
@@ -65,7 +70,7 @@ class CachedModel:
         self.capacity = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.length = 0
         # Without the config every layer keeps all its positions, so that sliding-window models can roll back too.
-        self._cache = DynamicCache()
+        self.cache = DynamicCache()
 
     @torch.inference_mode()
     def score(self, tokens: Tensor, keep: int) -> Tensor:
@@ -76,24 +81,24 @@ class CachedModel:
         output = self.model(
             input_ids=(tokens if missing <= 0 else tokens.clamp_max(self._known - 1))[None],
             position_ids=positions[None],
-            past_key_values=self._cache,
+            past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=keep,
         )
         self.length += len(tokens)
-        if self._cache.get_seq_length() != self.length:
+        if self.cache.get_seq_length() != self.length:
             raise SpeckvError(
-                f"{type(self.model).__name__} keeps {self._cache.get_seq_length()} of {self.length} tokens in its "
+                f"{type(self.model).__name__} keeps {self.cache.get_seq_length()} of {self.length} tokens in its "
                 "cache: the loop cannot roll it back, use another model"
             )
         logits: Tensor = output.logits[0, -keep:, : self.vocabulary].float()
-        return torch.nn.functional.pad(logits, (0, missing), value=float("-inf")) if missing > 0 else logits
+        return torch.nn.functional.pad(logits, (0, missing), value=UNKNOWN) if missing > 0 else logits
 
     def rollback(self, length: int) -> None:
         """Forget every token after the first `length`."""
         if length < self.length:
             # Negative means "remove this many" in every supported release of transformers.
-            self._cache.crop(length - self.length)
+            self.cache.crop(length - self.length)
             self.length = length
 
 

@@ -8,7 +8,8 @@ from transformers import PreTrainedModel
 
 from runtime.artifacts import package_folder
 from runtime.errors import SpeckvError
-from runtime.pair.drafter import WEIGHTS_FILE, load_drafter
+from runtime.hub import is_repo_id, package_from
+from runtime.pair.drafter import FILES, WEIGHTS_FILE, load_drafter
 from runtime.pair.early_exit import early_exit
 from runtime.pair.embedded import HUB_ID
 from runtime.pair.target import Target, load_model, load_tokenizer
@@ -40,7 +41,7 @@ def load_draft(name: str | None, target: Target) -> PreTrainedModel:
     """Load a draft for `target`, on its device.
 
     Args:
-        name: Hub id; folder of a model or of a drafter package; or `early-exit[:LAYERS]`, the target's own first
+        name: Hub id or folder, of a model or of a drafter package; or `early-exit[:LAYERS]`, the target's own first
             layers. By default the drafter that ships for SmolLM2-135M-Instruct.
         target: the loaded target.
 
@@ -53,11 +54,18 @@ def load_draft(name: str | None, target: Target) -> PreTrainedModel:
     if kind == EARLY_EXIT:
         depth = target.model.config.get_text_config().num_hidden_layers
         return early_exit(target.model, int(layers) if layers else max(1, depth // EARLY_EXIT_SHARE))
-    if (Path(name) / WEIGHTS_FILE).is_file():
-        return load_drafter(Path(name), target.model)
+    package = _drafter_package(name)
+    if package is not None:
+        return load_drafter(package, target.model)
     check_vocabulary(name, target)
     device = target.model.get_input_embeddings().weight.device
     return load_model(name, "fp16" if device.type == "cuda" else "fp32", str(device))
+
+
+def _drafter_package(name: str) -> Path | None:
+    """Return the local folder of a drafter package; None if it is another model's name."""
+    folder = package_from(name, None, FILES) if is_repo_id(name) else Path(name)
+    return folder if (folder / WEIGHTS_FILE).is_file() else None
 
 
 def check_vocabulary(name: str, target: Target) -> None:

@@ -7,21 +7,25 @@ stays small and both models always speak of the same tokens.
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from runtime.contract import CONFIG_FILE, MANIFEST_FILE
+from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
+from runtime.hub import package_from
+from runtime.manifest import AGAIN, read_files
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "drafter.safetensors"
+FILES = (CONFIG_FILE, WEIGHTS_FILE)
+"""What is read of a package."""
 SCALE_SUFFIX = ".scale"
 SAMPLE_KEY = "target.embedding_sample"
 SAMPLE_SIDE = 16
@@ -43,18 +47,30 @@ ARCHITECTURE_FIELDS = (
 )
 
 
-def load_drafter(folder: Path, target: PreTrainedModel, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Return the drafter in `folder` as a model of the target's class, sharing the target's embedding and head.
+def load_drafter(
+    path_or_repo_id: Path | str,
+    target: PreTrainedModel,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Return a drafter as a model of the target's class, sharing the target's embedding and head.
 
-    Its own weights are dequantised to `dtype` (default: that of the target's embedding) on the embedding's device.
+    Args:
+        path_or_repo_id: folder of a drafter package, or OWNER/NAME of a Hub repository with the same files.
+        target: the loaded target, in any precision.
+        dtype: what the drafter's own weights are dequantised to, on the embedding's device; by default that of the
+            target's embedding.
+        revision: branch, tag or commit of the repository.
 
     Raises:
-        SpeckvError: if a file is missing or damaged, or the drafter was made for another target.
+        SpeckvError: if the package cannot be had, a file is missing or damaged, or the drafter was made for another
+            target.
     """
-    check_files(folder)
-    config = _read_config(folder)
-    stored = load_file(folder / WEIGHTS_FILE)
-    check_target(config["target"]["architecture"], stored.pop(SAMPLE_KEY), target, folder)
+    folder = package_from(path_or_repo_id, revision, FILES)
+    described, weights = read_files(folder, *FILES)
+    config = _read_config(folder / CONFIG_FILE, described)
+    stored, sample = _read_weights(folder / WEIGHTS_FILE, weights)
+    check_target(config["target"]["architecture"], sample, target, folder)
     embedding = _embedding_weight(target)
     drafter = build_drafter(target, config["source_layers"], dtype or embedding.dtype)
     _load_weights(drafter, dequantise(stored), folder)
@@ -135,26 +151,6 @@ def check_target(expected: dict[str, Any], sample: Tensor, target: PreTrainedMod
         )
 
 
-def check_files(folder: Path) -> None:
-    """Compare every file of the package with the sha256 in its manifest.
-
-    Raises:
-        SpeckvError: naming the file that is missing or differs.
-    """
-    manifest = _read_json(folder / MANIFEST_FILE)
-    files = manifest.get("files")
-    if not isinstance(files, dict) or not {CONFIG_FILE, WEIGHTS_FILE} <= files.keys():
-        raise SpeckvError(f"{folder / MANIFEST_FILE} does not list {CONFIG_FILE} and {WEIGHTS_FILE}: fetch it again")
-    for name, digest in files.items():
-        path = folder / name
-        if not path.is_file():
-            raise SpeckvError(f"drafter file {path} is missing: fetch the package again")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
-            raise SpeckvError(
-                f"drafter file {path} differs from its sha256 in {MANIFEST_FILE}: fetch the package again"
-            )
-
-
 def quantise(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the stored form: matrices as int8 with a float16 scale per output row, vectors as float16.
 
@@ -191,40 +187,41 @@ def _load_weights(drafter: PreTrainedModel, weights: dict[str, Tensor], folder: 
     for name in sorted(wanted.keys() | weights.keys()):
         if name not in weights or name not in wanted:
             fault = "lacks" if name in wanted else "has an unknown"
-            raise SpeckvError(f"{folder / WEIGHTS_FILE} {fault} tensor {name}: fetch the package again")
+            raise SpeckvError(f"{folder / WEIGHTS_FILE} {fault} tensor {name}: {AGAIN}")
         if weights[name].shape != wanted[name].shape:
             raise SpeckvError(
                 f"{folder / WEIGHTS_FILE}: {name} has shape {list(weights[name].shape)}, the target asks for "
-                f"{list(wanted[name].shape)}: fetch the package again"
+                f"{list(wanted[name].shape)}: {AGAIN}"
             )
     own.load_state_dict(weights)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG_FILE
-    config = _read_json(path)
+def _read_config(path: Path, content: bytes) -> dict[str, Any]:
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise SpeckvError(f"{path} is not a JSON object: {AGAIN}")
     if config.get("format_version") != FORMAT_VERSION:
         raise SpeckvError(
             f"{path}: format_version {config.get('format_version')}, this release reads {FORMAT_VERSION}: update speckv"
         )
     layers, target = config.get("source_layers"), config.get("target")
     if not isinstance(layers, list) or not layers or not all(isinstance(layer, int) for layer in layers):
-        raise SpeckvError(f"{path}: source_layers is not a list of layer numbers: fetch the package again")
+        raise SpeckvError(f"{path}: source_layers is not a list of layer numbers: {AGAIN}")
     if not isinstance(target, dict) or not isinstance(target.get("architecture"), dict):
-        raise SpeckvError(f"{path}: target.architecture is missing: fetch the package again")
+        raise SpeckvError(f"{path}: target.architecture is missing: {AGAIN}")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_weights(path: Path, content: bytes) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the stored weights and the sample of the embedding that belongs to them."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpeckvError(f"no drafter file {path}: give a folder made by `python -m export drafter`") from None
-    except (OSError, ValueError) as error:
-        raise SpeckvError(f"drafter file {path} cannot be read ({error}): fetch the package again") from None
-    if not isinstance(value, dict):
-        raise SpeckvError(f"drafter file {path} is not a JSON object: fetch the package again")
-    return value
+        stored = load(content)
+        return stored, stored.pop(SAMPLE_KEY).reshape(SAMPLE_SIDE, SAMPLE_SIDE)
+    except (SafetensorError, KeyError, RuntimeError):
+        raise SpeckvError(f"{path} holds no weights of a drafter: {AGAIN}") from None
 
 
 def _embedding_weight(model: PreTrainedModel) -> Tensor:

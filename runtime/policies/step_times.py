@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
+from runtime.contract import PRECISIONS
 from runtime.errors import SpeckvError
 from runtime.policies.policy import Outcome
 
@@ -107,33 +109,64 @@ def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
     Raises:
         SpeckvError: if the file cannot be read, or holds nothing for the precision or the backend.
     """
+    content = _read(path)
+    return StepTimes(*(_measured(path, content, model, backend) for model in ("draft", precision)))
+
+
+def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
+    """Read all of a `step_times_ms.json`: model ("draft" or a precision) → backend → tokens → milliseconds.
+
+    Raises:
+        SpeckvError: if the file cannot be read, or holds something else than milliseconds.
+    """
+    content = _read(path)
+    tables = {
+        model: {
+            backend: _measured(path, content, model, backend)
+            for backend in _keys(content[model])
+            if backend in BACKENDS
+        }
+        for model in ("draft", *PRECISIONS)
+        if isinstance(content.get(model), dict)
+    }
+    return {model: backends for model, backends in tables.items() if backends}
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SpeckvError(f"{path}: cannot be read as step times ({error}): `runtime profile` writes them") from None
-    return StepTimes(*(_measured(path, content, model, backend) for model in ("draft", precision)))
+    return content if isinstance(content, dict) else {}
 
 
-def _measured(path: Path, content: object, model: str, backend: str) -> dict[int, float]:
-    times = content.get(model) if isinstance(content, dict) else None
-    if not isinstance(times, dict):
-        known = ", ".join(content) if isinstance(content, dict) else "nothing"
-        raise SpeckvError(f"{path}: no step times of '{model}' (it holds {known}): profile that precision")
-    matches = {key: re.fullmatch(r"([a-z]+)([1-9]\d*)", key) for key in times}
-    found = {int(match[2]): times[key] for key, match in matches.items() if match and match[1] == backend}
-    if not found:
-        backends = ", ".join(dict.fromkeys(match[1] for match in matches.values() if match)) or "none"
-        raise SpeckvError(f"{path}: no {backend} step times of '{model}' (it has {backends}): choose another backend")
-    for tokens, milliseconds in found.items():
-        if (
-            isinstance(milliseconds, bool)
-            or not isinstance(milliseconds, int | float)
-            or not 0 < milliseconds < math.inf
-        ):
-            raise SpeckvError(
-                f"{path}: {model} {backend}{tokens} is {milliseconds!r}: it must be milliseconds, above 0"
-            )
+def _keys(times: Mapping[str, object]) -> dict[str, dict[int, str]]:
+    """Sort keys such as "eager17" by backend: backend → tokens → key."""
+    found: dict[str, dict[int, str]] = {}
+    for key in times:
+        if match := re.fullmatch(r"([a-z]+)([1-9]\d*)", key):
+            found.setdefault(match[1], {})[int(match[2])] = key
     return found
+
+
+def _measured(path: Path, content: Mapping[str, Any], model: str, backend: str) -> dict[int, float]:
+    times = content.get(model)
+    if not isinstance(times, dict):
+        known = ", ".join(content) or "nothing"
+        raise SpeckvError(f"{path}: no step times of '{model}' (it holds {known}): profile that precision")
+    keys = _keys(times)
+    if backend not in keys:
+        raise SpeckvError(
+            f"{path}: no {backend} step times of '{model}' (it has {', '.join(keys) or 'none'}): "
+            "choose another backend or other traces"
+        )
+    return {tokens: _milliseconds(path, f"{model} {key}", times[key]) for tokens, key in keys[backend].items()}
+
+
+def _milliseconds(path: Path, name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise SpeckvError(f"{path}: {name} is {value!r}: it must be milliseconds, above 0")
+    return value
 
 
 def _interpolate(measured: Mapping[int, float], widest: int) -> list[float]:

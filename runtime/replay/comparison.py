@@ -40,17 +40,38 @@ class Comparison:
     """Policy → task → score."""
 
 
+@dataclass(frozen=True)
+class Replays:
+    """The runs behind a comparison: one a text, in the texts' order."""
+
+    fixed: list[list[Run]]
+    """By gamma, 0 to 16."""
+    policies: dict[str, list[Run]]
+
+
 def compare(
     texts: Sequence[Text], policies: Iterable[Policy], times: StepTimes, progress: Callable[[], None] = lambda: None
 ) -> Comparison:
     """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
+    return score(replay_all(texts, policies, times, progress))
+
+
+def replay_all(
+    texts: Sequence[Text], policies: Iterable[Policy], times: StepTimes, progress: Callable[[], None] = lambda: None
+) -> Replays:
+    """Replay every fixed gamma and every policy; `progress` is called after every text of each."""
     fixed = [replay(texts, Fixed(gamma), times, progress) for gamma in range(LOOKAHEAD + 1)]
-    rates = [{task: rate(runs) for task, runs in _by_task(run).items()} for run in fixed]
+    return Replays(fixed, {policy.name: replay(texts, policy, times, progress) for policy in policies})
+
+
+def score(replays: Replays) -> Comparison:
+    """Score every policy overall and per task."""
+    rates = [{task: rate(runs) for task, runs in _by_task(runs).items()} for runs in replays.fixed]
     best = {task: _first_highest([rate[task] for rate in rates]) for task in rates[0]}
-    scores = {}
-    for policy in policies:
-        runs = _by_task(replay(texts, policy, times, progress))
-        scores[policy.name] = {task: _score(runs[task], rates[best[task]][task]) for task in runs}
+    scores = {
+        name: {task: _score(part, rates[best[task]][task]) for task, part in _by_task(runs).items()}
+        for name, runs in replays.policies.items()
+    }
     return Comparison(best, scores)
 
 

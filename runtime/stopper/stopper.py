@@ -11,8 +11,9 @@ import numpy as np
 
 from runtime.artifacts import package_folder
 from runtime.contract import STOPPER_FILE, STOPPER_NAME
-from runtime.decision.session import import_onnxruntime, open_session
+from runtime.decision.session import import_onnxruntime, open_packaged
 from runtime.errors import SpeckvError
+from runtime.hub import package_from
 from runtime.stopper import history, progress
 
 FEATURES = (*history.NAMES, *progress.NAMES)
@@ -28,7 +29,8 @@ class Stopper:
         package: folder of a stopper package; the shipped one by default.
 
     Raises:
-        SpeckvError: if the package cannot be had, or takes other features than these.
+        SpeckvError: if the package cannot be had, its graph is not the one in its manifest, or takes other features
+            than these.
     """
 
     _context = struct.Struct(f"{len(history.NAMES)}f")
@@ -37,13 +39,12 @@ class Stopper:
 
     def __init__(self, package: Path | None = None) -> None:
         self.folder = package or package_folder(STOPPER_NAME)
-        graph = self.folder / STOPPER_FILE
-        self._session = open_session(graph, "cpu")
+        self._session = open_packaged(self.folder, STOPPER_FILE, "cpu")
         width, stated = self._session.get_inputs()[0].shape[-1], self._session.get_modelmeta().custom_metadata_map
         if width != len(FEATURES) or stated.get("features") != json.dumps(FEATURES):
             raise SpeckvError(
-                f"{graph} takes {width} features that are not the {len(FEATURES)} of this release: "
-                "run `python -m export stopper`, or use the shipped package"
+                f"{self.folder / STOPPER_FILE} takes {width} features that are not the {len(FEATURES)} of this "
+                "release: run `python -m export stopper`, or use the shipped package"
             )
         self._features = np.zeros((1, width), np.float32)
         self._buffer = self._features.data
@@ -52,6 +53,19 @@ class Stopper:
         self._io = self._session.io_binding()
         self._io.bind_ortvalue_input("features", wrap(self._features))
         self._io.bind_ortvalue_output("probabilities", wrap(self._probabilities))
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo_id: Path | str, revision: str | None = None) -> Stopper:
+        """Make a stopper from a folder, or from a Hugging Face Hub repository, of which only the graph is downloaded.
+
+        Args:
+            path_or_repo_id: folder of a stopper package, or OWNER/NAME of a repository with the same files.
+            revision: branch, tag or commit of the repository.
+
+        Raises:
+            SpeckvError: as above, or if the repository cannot be had.
+        """
+        return cls(package_from(path_or_repo_id, revision, [STOPPER_FILE]))
 
     def __reduce__(self) -> tuple[type[Stopper], tuple[Path]]:
         """A copy, or a stopper sent to another process, opens its package anew; it stands between two steps."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.manifest import manifest
 from runtime import GammaSelector, Signals, SpeckvError
 from runtime.artifacts import package_folder
-from runtime.contract import DECISION_FILE, PUBLISHED_CANDIDATES, WEIGHTS_FILE
+from runtime.contract import DECISION_FILE, MANIFEST_FILE, PACKAGE_NAME, PUBLISHED_CANDIDATES, WEIGHTS_FILE
 from runtime.decision.latency import random_signals
 from runtime.decision.session import open_session
 
@@ -187,10 +188,12 @@ def test_numbers_of_numpy_are_numbers(selector: GammaSelector) -> None:
 
 
 def test_missing_and_broken_graphs_are_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeckvError, match="no such file"):
+    with pytest.raises(SpeckvError, match=r"MANIFEST\.json: no such file"):
         GammaSelector(tmp_path)
-    (tmp_path / DECISION_FILE).write_bytes(b"not a graph")
-    with pytest.raises(SpeckvError, match=DECISION_FILE):
+    files = {DECISION_FILE: b"not a graph"}
+    (tmp_path / DECISION_FILE).write_bytes(files[DECISION_FILE])
+    (tmp_path / MANIFEST_FILE).write_bytes(manifest(PACKAGE_NAME, files))
+    with pytest.raises(SpeckvError, match=rf"{DECISION_FILE}: onnxruntime .* cannot load it"):
         GammaSelector(tmp_path)
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
 from export.drafter import package
@@ -12,8 +14,10 @@ from export.drafter.agreement import Agreement, measure_agreement
 from export.drafter.corpus import Documents
 from export.drafter.package import Origin, write_package
 from export.drafter.students import make_student
+from export.manifest import manifest
 from runtime.errors import SpeckvError
-from runtime.pair.drafter import check_files, dequantise, load_drafter, own_parts, quantise
+from runtime.manifest import read_files
+from runtime.pair.drafter import dequantise, load_drafter, own_parts, quantise
 from runtime.prompts import Prompt
 from tests.drafter.conftest import tiny_target
 
@@ -78,7 +82,7 @@ def test_wrong_targets_are_refused(folder: Path) -> None:
         load_drafter(folder, tiny_target(seed=1))
 
 
-@pytest.mark.parametrize("name", ["drafter.safetensors", "config.json", "README.md"])
+@pytest.mark.parametrize("name", ["drafter.safetensors", "config.json"])
 def test_a_damaged_file_is_refused(target: PreTrainedModel, folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -88,25 +92,55 @@ def test_a_damaged_file_is_refused(target: PreTrainedModel, folder: Path, name: 
 
 
 def test_missing_files_are_refused(target: PreTrainedModel, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SpeckvError, match="no drafter file"):
+    with pytest.raises(SpeckvError, match="no folder"):
         load_drafter(tmp_path / "nowhere", target)
     (folder / "drafter.safetensors").unlink()
-    with pytest.raises(SpeckvError, match=r"drafter\.safetensors is missing"):
+    with pytest.raises(SpeckvError, match=r"drafter\.safetensors: no such file"):
         load_drafter(folder, target)
 
 
 def test_a_newer_format_is_refused(target: PreTrainedModel, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "format_version": 2}))
-    manifest = json.loads((folder / "MANIFEST.json").read_text())
-    manifest["files"]["config.json"] = __import__("hashlib").sha256((folder / "config.json").read_bytes()).hexdigest()
-    (folder / "MANIFEST.json").write_text(json.dumps(manifest))
+    repack(folder, "config.json", json.dumps({**config, "format_version": 2}).encode())
     with pytest.raises(SpeckvError, match="format_version 2"):
         load_drafter(folder, target)
 
 
+def test_a_manifest_of_the_first_format_is_read(target: PreTrainedModel, folder: Path) -> None:
+    names = ("LICENSE", "README.md", "config.json", "drafter.safetensors")
+    hashes = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    (folder / "MANIFEST.json").write_text(json.dumps({"files": hashes}))
+    assert load_drafter(folder, target).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("config.json", b"[1]", "not a JSON object"),
+        ("config.json", b"[" * 100_000, "not a JSON object"),
+        ("config.json", b'{"format_version": 1}', "source_layers"),
+        ("drafter.safetensors", b"", "no weights of a drafter"),
+        ("drafter.safetensors", save({"norm.weight": torch.ones(32)}), "no weights of a drafter"),
+        ("drafter.safetensors", save({"target.embedding_sample": torch.ones(3)}), "no weights of a drafter"),
+    ],
+)
+def test_a_well_packed_nonsense_is_refused(
+    target: PreTrainedModel, folder: Path, name: str, content: bytes, named: str
+) -> None:
+    repack(folder, name, content)
+    with pytest.raises(SpeckvError, match=named):
+        load_drafter(folder, target)
+
+
+def repack(folder: Path, name: str, content: bytes) -> None:
+    """Put another content into a package, with a manifest that agrees."""
+    (folder / name).write_bytes(content)
+    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "MANIFEST.json"}
+    (folder / "MANIFEST.json").write_bytes(manifest(package.PACKAGE_NAME, files))
+
+
 def test_card_holds_the_measured_figures(folder: Path) -> None:
-    check_files(folder)
+    read_files(folder, "LICENSE", "README.md", "config.json", "drafter.safetensors")
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\nbase_model: HuggingFaceTB/SmolLM2-tiny\n")
     assert "**0.625**" in card

@@ -19,9 +19,10 @@ import pytest
 import yaml
 
 import export
+from export import package_folder as package
 from export import readme
 from export.package_folder import check_destination, replacing
-from export.predictor import command, package
+from export.predictor import command
 from export.predictor.contents import FILES
 from export.predictor.decision_graph import build_decision
 from export.predictor.parity import ParityError, check_parity
@@ -240,7 +241,7 @@ def test_a_failure_at_any_point_leaves_the_old_package_whole(
 KILLED = """
 import os, signal, sys
 from export.__main__ import main
-from export.predictor import package
+from export import package_folder as package
 kill = lambda *arguments: os.kill(os.getpid(), signal.SIGKILL)
 if sys.argv[3] == "between renames":
     rename, package._exchange = os.rename, lambda *arguments: False

@@ -5,11 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 
+from export.drafter.agreement import Agreement
+from export.drafter.package import Origin, write_package
+from export.drafter.students import make_student
 from runtime import SpeckvError
 from runtime.pair.draft import load_draft
+from runtime.pair.drafter import load_drafter, quantise
 from runtime.pair.early_exit import early_exit
 from runtime.pair.target import Target, load_target
 from tests.loop.tiny import tiny_model
@@ -63,6 +68,49 @@ def test_another_vocabulary_is_refused_with_the_first_difference(
 def test_another_target_needs_a_draft_by_name(target: Target) -> None:
     with pytest.raises(SpeckvError, match="no draft ships for target"):
         load_draft(None, target)
+
+
+@pytest.fixture
+def drafter(target: Target, tmp_path: Path) -> Path:
+    student = make_student(target.model, 2, 1e-3)
+    origin = Origin(target.name, "a command", 42, "CPU", "torch", 1, 1, 1, 0.1)
+    folder = tmp_path / "drafter"
+    write_package(folder, quantise(student.own.state_dict()), [0, 2], target.model, Agreement(0.5, {}, 1), origin)
+    return folder
+
+
+def test_a_drafter_package_drafts_from_its_folder_and_from_the_hub(
+    target: Target, drafter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def download(repo_id: str, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((repo_id, revision, sorted(allow_patterns)))
+        return str(drafter)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    files = ["MANIFEST.json", "config.json", "drafter.safetensors"]
+    drafts = [
+        load_draft(str(drafter), target),
+        load_draft("someone/drafter", target),
+        load_drafter("someone/drafter", target.model, revision="v1"),
+    ]
+    assert asked == [("someone/drafter", None, files), ("someone/drafter", "v1", files)]
+    ids = torch.tensor([[5, 6, 7]])
+    for draft in drafts:
+        assert draft.config.num_hidden_layers == 2
+        torch.testing.assert_close(draft(ids).logits, drafts[0](ids).logits, rtol=0, atol=0)
+
+
+def test_another_model_of_the_hub_is_no_drafter_package(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(tmp_path))
+    monkeypatch.setattr("runtime.pair.draft.check_vocabulary", lambda name, _: asked.append(name))
+    monkeypatch.setattr("runtime.pair.draft.load_model", lambda name, *_: asked.append(name))
+    load_draft("someone/model", target)
+    assert asked == ["someone/model"] * 2
 
 
 def test_a_missing_draft_is_named(target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from export.manifest import manifest
 from export.stopper.fit import Weights
 from export.stopper.graph import build_stopper
-from runtime.contract import STOPPER_FILE
+from runtime.contract import MANIFEST_FILE, STOPPER_FILE, STOPPER_NAME
 from runtime.stopper.stopper import FEATURES
 
 
@@ -23,9 +24,15 @@ def random_weights(seed: int, width: int = len(FEATURES), hidden: int = 36) -> W
 
 
 def write_package(folder: Path, weights: Weights) -> Path:
-    """The one file of a package that the runtime reads."""
+    """What the runtime reads of a package."""
+    return write_graph(folder, build_stopper(weights, "a test"))
+
+
+def write_graph(folder: Path, graph: bytes) -> Path:
+    """A package of any graph, with the manifest that agrees."""
     folder.mkdir(exist_ok=True)
-    (folder / STOPPER_FILE).write_bytes(build_stopper(weights, "a test"))
+    (folder / STOPPER_FILE).write_bytes(graph)
+    (folder / MANIFEST_FILE).write_bytes(manifest(STOPPER_NAME, {STOPPER_FILE: graph}))
     return folder
 
 

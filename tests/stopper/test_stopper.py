@@ -14,10 +14,10 @@ import onnx
 import pytest
 
 from runtime import SpeckvError
-from runtime.contract import STOPPER_FILE
+from runtime.contract import MANIFEST_FILE, STOPPER_FILE
 from runtime.stopper import history, progress
 from runtime.stopper.stopper import FEATURES, Stopper
-from tests.stopper.packages import numpy_answer, random_weights, write_package
+from tests.stopper.packages import numpy_answer, random_weights, write_graph, write_package
 
 CONTEXT, DRAFTED = len(history.NAMES), len(progress.NAMES)
 
@@ -84,16 +84,19 @@ def test_a_model_of_other_features_is_refused(package: Path, stated: str | None)
     model = onnx.load(package / STOPPER_FILE)
     properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != "features"}
     onnx.helper.set_model_props(model, properties if stated is None else {**properties, "features": stated})
-    onnx.save(model, package / STOPPER_FILE)
+    write_graph(package, model.SerializeToString())
     with pytest.raises(SpeckvError, match="features"):
         Stopper(package)
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SpeckvError, match=f"{STOPPER_FILE}: no such file"):
+    with pytest.raises(SpeckvError, match=f"{MANIFEST_FILE}: no such file"):
         Stopper(tmp_path)
-    (tmp_path / STOPPER_FILE).write_bytes(b"not a graph")
-    with pytest.raises(SpeckvError, match=STOPPER_FILE):
+    write_graph(tmp_path, b"not a graph")
+    with pytest.raises(SpeckvError, match=f"{STOPPER_FILE}: onnxruntime .* cannot load it"):
+        Stopper(tmp_path)
+    (tmp_path / STOPPER_FILE).unlink()
+    with pytest.raises(SpeckvError, match=f"{STOPPER_FILE}: no such file"):
         Stopper(tmp_path)
 
 
