@@ -25,7 +25,7 @@ from runtime.artifacts import MODELS
 from runtime.commands.arguments import whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
-from runtime.policies.step_times import BACKENDS, StepTimes, read_step_times
+from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times
 from runtime.replay.traces import Text
 
 EXAMPLE = """example:
@@ -111,16 +111,14 @@ def _replayed(files: Sequence[Traces], step_times: Path) -> Iterator[Replayed]:
 
 
 def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
-    """Return the step times of every backend that the file has for the precision."""
-    found, failures = [], []
-    for backend in BACKENDS:
-        try:
-            found.append((backend, read_step_times(path, precision, backend)))
-        except SpeckvError as error:
-            failures.append(error)
-    if not found:
-        raise failures[0]
-    return found
+    """Return the step times of every backend that the file has for the draft and the precision."""
+    known = read_all_step_times(path)
+    common = [backend for backend in BACKENDS if all(backend in known.get(model, {}) for model in ("draft", precision))]
+    if not common:
+        raise SpeckvError(
+            f"{path}: no step times of '{precision}' and the draft on one backend: profile it"
+        )
+    return [(backend, StepTimes(known["draft"][backend], known[precision][backend])) for backend in common]
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from runtime import SpeckvError
 from runtime.contract import CONFIG_FILE, STOPPER_FILE
 from runtime.stopper.stopper import Stopper
 from tests.export.conftest import contents, run
-from tests.export.stopper.traces import write_step_times, write_traces
+from tests.export.stopper.traces import STEP_TIMES, write_step_times, write_traces
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "short_fp16.npz", **{f"{place}_code": np.zeros((1, 16, 4), np.float16) for place in range(7)})
     (folder / "broken_fp16.npz").write_bytes(b"PK\x03\x04 and then nothing")
     (folder / "broken.json").write_text("{")
+    nowhere = {**STEP_TIMES, "fp16": {"eager1": 21.0, "graph1": "soon"}}
+    (folder / "nowhere.json").write_text(json.dumps(nowhere))
     write_step_times(folder / "times.json")
     return folder
 
@@ -124,6 +126,7 @@ BAD: dict[str, tuple[Callable[[Path], list[object]], str]] = {
     "nothing to draft": (lambda folder: arguments(folder, "short_fp16.npz"), "no text of two tokens"),
     "missing step times": (lambda folder: arguments(folder, "nf4.npz", times="none.json"), "none.json"),
     "broken step times": (lambda folder: arguments(folder, "nf4.npz", times="broken.json"), "broken.json"),
+    "step times that are none": (lambda folder: arguments(folder, "nf4.npz", times="nowhere.json"), "graph1 is 'soon'"),
     "no step times of it": (lambda folder: arguments(folder, "int8.npz"), "no step times of 'int8'"),
     "endless seed": (lambda folder: [*arguments(folder, "nf4.npz"), "--seed", 2**63], "below 2^63"),
 }

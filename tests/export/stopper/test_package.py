@@ -28,7 +28,7 @@ from runtime.replay.traces import Text
 from runtime.stopper.history import History
 from runtime.stopper.stopper import FEATURES, Stopper
 from tests.export.stopper.traces import made_texts
-from tests.stopper.packages import numpy_answer, random_weights, write_package
+from tests.stopper.packages import numpy_answer, random_weights
 
 TRAINING = {"seed": 1, "decisions": 1234, "traces": [{"file": "fp16.npz", "texts": 7, "sha256": "ab"}]}
 PERFORMANCE: dict[str, Any] = {
@@ -174,9 +174,3 @@ def test_the_cards_program_runs_in_the_shipped_folder() -> None:
     probabilities = [float(value) for value in done.stdout.strip(" []\n").split()]
     assert len(probabilities) == 2
     assert all(0 <= value <= 1 for value in probabilities)
-
-
-def test_a_stopper_is_made_of_the_graph_alone(tmp_path: Path) -> None:
-    package = write_package(tmp_path / "alone", random_weights(2))
-    assert [path.name for path in package.iterdir()] == [STOPPER_FILE]
-    assert len(Stopper(package)([0.0] * 11)) == 2
