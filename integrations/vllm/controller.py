@@ -93,7 +93,7 @@ class Controller:
 
     def length(self, requests: Collection[str]) -> int:
         """Return the tokens that each of the requests, at least one, is to draft next."""
-        rates = [self._of(request).rate for request in requests]
+        rates = [self.requests.setdefault(name, Acceptance(self.overall.rate)).rate for name in requests]
         tokens = _expected_tokens(rates, self.longest)
         costs = [self.steps.step(len(rates), length) for length in range(self.longest + 1)]
         values = [count / cost for count, cost in zip(tokens, costs, strict=True)]
@@ -108,19 +108,15 @@ class Controller:
         return 1
 
     def observe(self, request: str, drafted: int, accepted: int) -> None:
-        """Learn what became of a request's `drafted` ≥ 1 tokens."""
-        for acceptance in (self._of(request), self.overall):
-            acceptance.observe(drafted, accepted)
+        """Learn what became of a request's `drafted` ≥ 1 tokens; of one that is gone, only for all others."""
+        self.overall.observe(drafted, accepted)
+        if request in self.requests:
+            self.requests[request].observe(drafted, accepted)
 
     def forget(self, finished: Collection[str]) -> None:
         """Drop requests that have ended."""
         for request in finished:
             self.requests.pop(request, None)
-
-    def _of(self, request: str) -> Acceptance:
-        if request not in self.requests:
-            self.requests[request] = Acceptance(self.overall.rate)
-        return self.requests[request]
 
 
 def _expected_tokens(rates: Sequence[float], longest: int) -> list[float]:

@@ -13,15 +13,17 @@ from integrations.vllm.controller import Controller
 from integrations.vllm.times import EngineTimes
 from runtime.errors import SpeckvError
 from runtime.policies.fixed import Fixed
-from runtime.policies.policy import Drafted, Outcome, Policy
-from runtime.policies.step_times import StepTimes, read_step_times
+from runtime.policies.policy import Drafted, Outcome
+from runtime.policies.step_times import read_step_times
 from runtime.profile.store import MANIFEST, STEP_TIMES
 from runtime.replay.replay import Run, replay
-from runtime.replay.traces import LOOKAHEAD, Text, read_traces
+from runtime.replay.traces import LOOKAHEAD, read_traces
 
 SCHEDULER = "integrations.vllm.scheduler.controlled_scheduler"
 LARGEST_BATCH = 256
 """Requests of the last batch size in the table; beyond it the engine goes on with the last entry."""
+ROOM = 2
+"""How far above the table's longest entry the controller may go: on the project's pair nothing is gained beyond."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Plan:
     texts: int
     tokens: int
     acceptance: float
-    """Probability that a drafted token stands where those before it did, over all positions of all texts."""
+    """Probability that a drafted token stands where those before it did, under the length for one request."""
     table: list[Entry]
     controlled_tokens_per_step: float
     """Of one request at a time under the project's controller instead of the table."""
@@ -58,8 +60,8 @@ class Plan:
 
     @property
     def longest(self) -> int:
-        """Tokens drafted at most; 0 where drafting pays at no batch size."""
-        return max(entry.length for entry in self.table)
+        """Tokens drafted at most, 0 where drafting pays at no batch size: room for the controller above the table."""
+        return min(ROOM * max(entry.length for entry in self.table), LOOKAHEAD)
 
     def speculative_config(self) -> dict[str, Any] | None:
         """Return what `--speculative-config` takes; None where no length pays."""
@@ -102,14 +104,19 @@ class OneRequest:
             self.controller.observe(self.name, outcome.gamma, outcome.accepted)
 
 
-def make_plan(folder: Path, precision: str | None, draft: str | None, progress: Callable[[], None]) -> Plan:
+def make_plan(
+    folder: Path,
+    precision: str | None = None,
+    draft: str | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
+) -> Plan:
     """Return the plan for a folder that `python -m runtime profile` wrote.
 
     Args:
         folder: the profile.
         precision: one of the profile's; None where it has only one.
         draft: the folder or Hub id of the draft that the engine is to load; by default the profile's own.
-        progress: called after every replayed text, `replays(…)` times.
+        progress: told (replays done, replays).
 
     Raises:
         SpeckvError: if the profile lacks something, or its draft is no model that the engine could load.
@@ -119,11 +126,17 @@ def make_plan(folder: Path, precision: str | None, draft: str | None, progress: 
     times = read_step_times(folder / STEP_TIMES, precision, "eager")
     texts = read_traces(folder / f"{precision}.npz")
     cost = EngineTimes.of(times)
-    runs = [replay(texts, Fixed(length), times, progress) for length in range(LOOKAHEAD + 1)]
-    table = _table([tokens_per_step(run) for run in runs], cost)
-    rate = _acceptance(texts)
-    longest = max(entry.length for entry in table) or 1
-    controlled = replay(texts, OneRequest(Controller(cost, longest, rate)), times, progress)
+    replays = LOOKAHEAD + 2
+    fixed = []
+    for length in range(LOOKAHEAD + 1):
+        progress(length, replays)
+        fixed.append(replay(texts, Fixed(length), times))
+    table = _table([tokens_per_step(runs) for runs in fixed], cost)
+    length = max(entry.length for entry in table)
+    rate = _acceptance(fixed[table[0].length or 1])
+    controller = Controller(cost, min(ROOM * length, LOOKAHEAD) or 1, rate)
+    controlled = replay(texts, OneRequest(controller), times)
+    progress(replays, replays)
     return Plan(
         draft=draft or _loadable(folder, manifest["draft"]),
         target=str(manifest["target"]),
@@ -205,11 +218,11 @@ def _best(tokens: Sequence[float], cost: EngineTimes, batch: int) -> int:
     return max(lengths, key=lambda length: tokens[length] / cost.step(batch, length))
 
 
-def _acceptance(texts: Sequence[Text]) -> float:
-    """Return accepted over verified drafted tokens, were a whole rollout verified from every position."""
-    accepted = sum(sum(text.accepted) for text in texts)
-    rejected = sum(n < LOOKAHEAD for text in texts for n in text.accepted)
-    return accepted / max(accepted + rejected, 1)
+def _acceptance(runs: Sequence[Run]) -> float:
+    """Return accepted over verified drafted tokens: those behind the first rejected one are not judged."""
+    steps = [step for run in runs for step in run.steps]
+    accepted = sum(step.accepted for step in steps)
+    return accepted / max(accepted + sum(step.accepted < step.gamma for step in steps), 1)
 
 
 def _ratio(runs: Sequence[Run], cost: EngineTimes) -> float:

@@ -52,7 +52,9 @@ def controlled_scheduler(*, vllm_config: Any, **arguments: Any) -> Any:
     if fault:
         logger.warning("speckv leaves the number of speculative tokens to vLLM: %s", fault)
         return base(vllm_config=vllm_config, **arguments)
-    controller = read_settings(vllm_config.additional_config[KEY], vllm_config.num_speculative_tokens)
+    controller = read_settings(
+        vllm_config.additional_config[KEY], vllm_config.speculative_config.num_speculative_tokens
+    )
     scheduler = type(f"Controlled{base.__name__}", (Controlled, base), {})(vllm_config=vllm_config, **arguments)
     scheduler.controller = controller
     logger.info("speckv chooses up to %d speculative tokens a step", controller.longest)
@@ -105,9 +107,7 @@ def read_settings(settings: Any, longest: int) -> Controller:
         target_ms = {int(tokens): float(ms) for tokens, ms in settings["target_ms"].items()}
         draft_ms, acceptance = float(settings["draft_ms"]), float(settings["acceptance"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise SpeckvError(
-            f"additional_config['{KEY}'] is not what `python -m integrations.vllm plan` prints ({error!r}): make it anew"
-        ) from None
+        raise SpeckvError(f"additional_config['{KEY}'] is not what the plan prints ({error!r}): make it anew") from None
     if not 0 <= acceptance <= 1:
         raise SpeckvError(f"additional_config['{KEY}']: acceptance {acceptance} is not in [0, 1]: make the plan anew")
     return Controller(EngineTimes(draft_ms, target_ms), longest, acceptance)
