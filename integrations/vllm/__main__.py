@@ -86,7 +86,10 @@ def _with_progress(options: argparse.Namespace) -> Plan:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    with Progress(TextColumn("{task.description}"), BarColumn(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("replaying", total=None)
         return make_plan(
             options.profile,
@@ -99,32 +102,31 @@ def _with_progress(options: argparse.Namespace) -> Plan:
 def reasons(plan: Plan) -> list[str]:
     """Return a sentence for each choice."""
     lines = [
-        f"Replayed exactly: {plan.tokens} tokens of {plan.texts} texts, {plan.precision} target. A drafted token stands "
-        f"with probability {plan.acceptance:.2f}. Ratios are to vLLM without a draft model."
+        f"Replayed exactly: {plan.tokens} tokens of {plan.texts} texts, {plan.precision} target. A drafted token "
+        f"stands with probability {plan.acceptance:.2f}. Ratios are to vLLM without a draft model."
     ]
     lines += [_reason(entry, plan) for entry in plan.table]
-    if plan.longest:
-        lines.append(
-            f"1 request under speckv's scheduler, which takes the table's place and may draft {plan.longest}: "
-            f"{plan.controlled_tokens_per_step:.2f} tokens a step, {plan.controlled_ratio:.2f} times."
-        )
+    if not plan.longest:
+        return [*lines, "A draft model makes no batch size faster: vLLM is better off without one."]
+    if plan.last_faster < plan.table[-1].last:
+        lines.append(f"Beyond {plan.last_faster} requests at once vLLM is faster without a draft model.")
+    lines.append(
+        f"1 request under speckv's scheduler, which takes the table's place and may draft {plan.longest}: "
+        f"{plan.controlled_tokens_per_step:.2f} tokens a step, {plan.controlled_ratio:.2f} times."
+    )
     return lines
 
 
 def _reason(entry: Entry, plan: Plan) -> str:
-    batches = (
-        f"{entry.first} to {entry.last} requests"
-        if entry.first < entry.last
-        else f"{entry.first} request" + "s" * (entry.first > 1)
-    )
-    ratio = f"{entry.ratio:.2f} times at {entry.first}"
+    batches = f"{entry.first} to {entry.last} requests" if entry.first < entry.last else f"{entry.first} request"
+    low, high = f"{entry.least:.2f}", f"{entry.most:.2f}"
+    ratio = f"{low} times" if low == high else f"{low} to {high} times"
     if entry.length:
         return f"{batches}: draft {entry.length}; {entry.tokens_per_step:.2f} tokens a step each, {ratio}."
-    if 2 * entry.first > plan.times.widest:
-        why = f"no call of the target wider than {plan.times.widest} tokens was measured"
-    else:
-        why = "no length pays"
-    return f"{batches}: draft none, {why}; {ratio}, for vLLM runs the draft model all the same."
+    reach = plan.times.widest // 2
+    why = ["more take longer than they save"] if entry.first <= reach else []
+    why += [f"beyond {reach} requests no call of the target was measured"] if entry.last > reach else []
+    return f"{batches}: draft none, {' and '.join(why)}; {ratio}, for vLLM runs the draft model all the same."
 
 
 def command(plan: Plan) -> str:
@@ -148,6 +150,7 @@ def _as_json(plan: Plan) -> dict[str, Any]:
         "additional_config": plan.additional_config() if config else None,
         "table": [dataclasses.asdict(entry) for entry in plan.table],
         "acceptance": plan.acceptance,
+        "last_faster": plan.last_faster,
         "scheduler": {"tokens_per_step": plan.controlled_tokens_per_step, "ratio": plan.controlled_ratio},
         "reasons": reasons(plan),
         "command": command(plan),

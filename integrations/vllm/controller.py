@@ -34,8 +34,9 @@ class Acceptance:
 class MeasuredSteps:
     """Step times that follow the engine: per batch size and length, the median of the last measured over expected.
 
-    Batch sizes are taken together between powers of two. A pair that has not been measured five times is expected to
-    be as wrong as all others are together, so that nothing is preferred for not having been tried.
+    Batch sizes are taken together between powers of two. A pair that has not been measured five times is taken to be as
+    wrong as all others are together, so that nothing is preferred for not having been tried; nothing is tried for the
+    sake of measuring either, as acceptance moves the lengths enough.
     """
 
     MEMORY, LEAST = 21, 5

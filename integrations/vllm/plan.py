@@ -37,8 +37,11 @@ class Entry:
     """Tokens drafted a request and step."""
     tokens_per_step: float
     """Committed tokens a request and step, from the replay."""
-    ratio: float
-    """Tokens per second at `first` requests, over those of the engine without a draft model."""
+    least: float
+    most: float
+    """Tokens per second over those of the engine without a draft model, the lowest and highest of the batch sizes."""
+    last_faster: int
+    """The largest of the batch sizes that is faster with the draft model than without; 0 where none is."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +62,14 @@ class Plan:
     times: EngineTimes
 
     @property
+    def last_faster(self) -> int:
+        """Requests of the largest batch that is faster with the draft model than without; 0 where none is."""
+        return max(entry.last_faster for entry in self.table)
+
+    @property
     def longest(self) -> int:
-        """Tokens drafted at most, 0 where drafting pays at no batch size: room for the controller above the table."""
-        return min(ROOM * max(entry.length for entry in self.table), LOOKAHEAD)
+        """Tokens drafted at most; 0 where a draft model makes no batch size faster."""
+        return _room(self.table) if self.last_faster else 0
 
     def speculative_config(self) -> dict[str, Any] | None:
         """Return what `--speculative-config` takes; None where no length pays."""
@@ -132,9 +140,8 @@ def make_plan(
         progress(length, replays)
         fixed.append(replay(texts, Fixed(length), times))
     table = _table([tokens_per_step(runs) for runs in fixed], cost)
-    length = max(entry.length for entry in table)
     rate = _acceptance(fixed[table[0].length or 1])
-    controller = Controller(cost, min(ROOM * length, LOOKAHEAD) or 1, rate)
+    controller = Controller(cost, _room(table), rate)
     controlled = replay(texts, OneRequest(controller), times)
     progress(replays, replays)
     return Plan(
@@ -207,8 +214,10 @@ def _table(tokens: Sequence[float], cost: EngineTimes) -> list[Entry]:
     table = []
     for length, group in groupby(enumerate(best, start=1), key=lambda numbered: numbered[1]):
         batches = [batch for batch, _ in group]
-        ratio = tokens[length] / cost.step(batches[0], length) * cost.plain(batches[0])
-        table.append(Entry(batches[0], batches[-1], length, tokens[length], ratio))
+        ratios = [tokens[length] / cost.step(batch, length) * cost.plain(batch) for batch in batches]
+        faster = [batch for batch, ratio in zip(batches, ratios, strict=True) if ratio > 1]
+        last_faster = max(faster, default=0)
+        table.append(Entry(batches[0], batches[-1], length, tokens[length], min(ratios), max(ratios), last_faster))
     return table
 
 
@@ -216,6 +225,11 @@ def _best(tokens: Sequence[float], cost: EngineTimes, batch: int) -> int:
     """Return the length of the highest rate among those whose verification is no wider than what was measured."""
     lengths = [length for length in range(len(tokens)) if not length or batch * (length + 1) <= cost.widest]
     return max(lengths, key=lambda length: tokens[length] / cost.step(batch, length))
+
+
+def _room(table: Sequence[Entry]) -> int:
+    """Return the tokens that the controller may draft, ≥ 1."""
+    return min(ROOM * max(entry.length for entry in table), LOOKAHEAD) or 1
 
 
 def _acceptance(runs: Sequence[Run]) -> float:

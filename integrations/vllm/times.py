@@ -17,8 +17,9 @@ class EngineTimes:
     and one token more a request in one forward, at every step, even when it is asked for no token at all (so that its
     cache stays complete), and writes every token after the first in a forward of its own.
 
-    Between measured widths a target forward is linear, beyond the widest it goes on with the mean slope. A draft
-    forward is measured on one token; on more it is taken to grow as the target's does.
+    Between measured widths a target forward is linear, beyond the widest it goes on with the mean slope; a call is
+    taken to cost no more than a wider one, since only the machine's other work makes it look so. A draft forward is
+    measured on one token; on more it is taken to grow as the target's does.
 
     Args:
         draft_ms: one draft forward on one token.
@@ -35,9 +36,10 @@ class EngineTimes:
         self.measured = dict(sorted(target_ms.items()))
         self.widest = max(self.measured)
         """Tokens of the widest measured target forward."""
-        self._widths, self._ms = list(self.measured), list(self.measured.values())
+        self._widths = list(self.measured)
+        self._ms = np.minimum.accumulate(list(self.measured.values())[::-1])[::-1].tolist()
         rise = self._ms[-1] - self._ms[0]
-        self._slope = max(rise / (self.widest - self._widths[0]), 0.0) if rise else 0.0
+        self._slope = rise / (self.widest - self._widths[0]) if rise else 0.0
         self._steps: dict[tuple[int, int], float] = {}
 
     @classmethod

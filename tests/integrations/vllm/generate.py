@@ -1,10 +1,11 @@
-"""One run of the real engine in a process of its own: settings as JSON in, texts and counters as JSON out."""
+"""One run of the real engine in a process of its own: `generate.py SETTINGS_JSON ANSWER_FILE`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from pathlib import Path
 
 PROMPTS = (
     "Write a Python function that reverses a string.",
@@ -36,4 +37,5 @@ if __name__ == "__main__":  # the engine's processes import this file again
         for metric in engine.get_metrics()
         if "spec_decode" in metric.name
     }
-    print(json.dumps({"tokens": [list(answer.outputs[0].token_ids) for answer in answers], "counters": counters}))
+    tokens = [list(answer.outputs[0].token_ids) for answer in answers]
+    Path(sys.argv[2]).write_text(json.dumps({"tokens": tokens, "counters": counters}), encoding="utf-8")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,12 +44,14 @@ def plan() -> dict[str, Any]:
 
 def generate(**settings: Any) -> Run:
     target = (PREPARED / "target").read_text(encoding="utf-8").strip()
-    command = [sys.executable, "-m", "tests.integrations.vllm.generate", json.dumps({"model": target, **settings})]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
-    answer = json.loads(done.stdout.splitlines()[-1])
-    run = Run(**answer, log=done.stdout + done.stderr)
-    print({name: run.counters[name] for name in sorted(run.counters)})  # shown by pytest -s
+    module = "tests.integrations.vllm.generate"
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.json"
+        command = [sys.executable, "-m", module, json.dumps({"model": target, **settings}), str(answer)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        run = Run(**json.loads(answer.read_text(encoding="utf-8")), log=done.stdout + done.stderr)
+    print(run.counters)  # shown by pytest -s
     return run
 
 
