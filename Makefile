@@ -45,7 +45,7 @@ $(HEADERS):
 		'*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers/*.h'
 	rm build/onnxruntime/*.tgz
 
-# Not part of `make test` or .ci/run: vLLM needs its own environment (2 GB), and every test starts an engine.
+# Not part of `make test` or .ci/run: vLLM needs its own environment (3 GB), and every test starts an engine.
 test-vllm: $(VLLM)/.ready build/vllm/draft build/vllm/target build/vllm/profile/step_times_ms.json
 	PYTHONPATH=. $(VLLM)/bin/python -m pytest -rs -m engine tests/integrations/vllm
 
