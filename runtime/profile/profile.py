@@ -17,7 +17,7 @@ from runtime.contract import compression_of
 from runtime.pair.draft import load_draft
 from runtime.pair.target import Target, load_target
 from runtime.profile.records import Row, step_records, to_csv
-from runtime.profile.step_times import BATCH_WIDTHS, DRAFT_WIDTHS, TARGET_WIDTHS, measure_step_times
+from runtime.profile.step_times import BATCH_REPEATS, BATCH_WIDTHS, DRAFT_WIDTHS, TARGET_WIDTHS, measure_step_times
 from runtime.profile.store import RECORDS, STEP_TIMES, Store, digest, npz
 from runtime.profile.trace import greedy_outputs, trace
 from runtime.prompts import Prompt
@@ -104,7 +104,8 @@ def _measure_times(store: Store, draft: PreTrainedModel, target: Target) -> None
     if "draft" not in times:
         times["draft"] = measure_step_times(draft, DRAFT_WIDTHS)
     if target.precision not in times:
-        times[target.precision] = measure_step_times(target.model, (*TARGET_WIDTHS, *BATCH_WIDTHS))
+        narrow = measure_step_times(target.model, TARGET_WIDTHS)
+        times[target.precision] = narrow | measure_step_times(target.model, BATCH_WIDTHS, BATCH_REPEATS)
     store.write_json(STEP_TIMES, times)
 
 

@@ -55,6 +55,7 @@ def test_what_a_profile_holds(finished: Path) -> None:
     times = json.loads((finished / "step_times_ms.json").read_text())
     assert times["draft"].keys() == {"eager1", "eager2"}
     assert times["fp32"]["eager17"] > 0
+    assert times["fp32"]["eager257"] > 0  # a batch of texts in one call
     manifest = json.loads((finished / "manifest.json").read_text())
     assert manifest["precisions"] == ["fp32"]
 
