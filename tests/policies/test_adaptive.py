@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -252,6 +253,22 @@ def test_a_new_text_begins_with_the_pair_known_and_nothing_else() -> None:
     steps = list(follow(policy, following))
     assert steps == list(follow(twin, following))
     assert steps != list(follow(shipped(), following))  # what was learned stays
+
+
+def test_it_knows_how_many_tokens_the_draft_has_not_seen() -> None:
+    chooser, policy = random.Random(0), told(0.5, 0.2)
+    committed, seen = 5, 4
+    for _ in range(100):
+        assert policy.pending == committed - seen
+        decide(policy)
+        gamma = chooser.choice([0, 0, 1, 2, 5])  # fewer than asked for near a text's end: the outcome tells
+        accepted = chooser.choice([gamma, chooser.randint(0, gamma)])
+        if gamma:
+            seen = committed + gamma - 1  # all but its own last token
+        committed += accepted + 1
+        seen = min(seen, committed - 1)
+        policy.tokens = [TokenSignals(1.0, 0.8, 0.1)] * gamma
+        policy.observe(Outcome(gamma, accepted))
 
 
 def test_a_copy_goes_on_alike_and_apart() -> None:
