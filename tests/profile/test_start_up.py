@@ -158,7 +158,8 @@ def test_policies_that_weigh_time_generate_the_targets_text(
         captured = capsys.readouterr()
         assert captured.err.count("measuring the pair's step times") == said
         assert json.loads(captured.out)["text"] == json.loads(alone.out)["text"]
-        assert max(map(int, json.loads(captured.out)["gamma_histogram"])) > 0
+        if policy != "adaptive":  # which finds, rightly, that this draft costs more than it saves
+            assert max(map(int, json.loads(captured.out)["gamma_histogram"])) > 0
 
 
 @pytest.mark.parametrize(
