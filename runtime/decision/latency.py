@@ -21,6 +21,7 @@ from runtime.contract import PREDICTOR_FILE, PUBLISHED_CANDIDATES, WEIGHTS_FILE
 from runtime.decision.selector import GammaSelector
 from runtime.decision.session import open_session
 from runtime.errors import SpeckvError
+from runtime.npz import read_npz
 
 FP16 = 0
 Decide = Callable[[tuple[float, ...]], int]
@@ -148,7 +149,7 @@ def random_signals(rows: int) -> NDArray[np.float32]:
 
 
 def _numpy(package: Path) -> Decide:
-    weights = np.load(package / WEIGHTS_FILE, allow_pickle=False)
+    weights = read_npz(package / WEIGHTS_FILE, 16 << 20, "export the package again")
     W1, b1, W2, b2 = (weights[name] for name in ("W1", "b1", "W2", "b2"))
     lengths = np.asarray(PUBLISHED_CANDIDATES, np.float64)
 

@@ -7,7 +7,6 @@ stays small and both models always speak of the same tokens.
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
+from runtime.files import parse_object
 from runtime.hub import package_from
 from runtime.manifest import AGAIN, read_files
 
@@ -197,12 +197,7 @@ def _load_weights(drafter: PreTrainedModel, weights: dict[str, Tensor], folder: 
 
 
 def _read_config(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise SpeckvError(f"{path} is not a JSON object: {AGAIN}")
+    config = parse_object(path, content, AGAIN)
     if config.get("format_version") != FORMAT_VERSION:
         raise SpeckvError(
             f"{path}: format_version {config.get('format_version')}, this release reads {FORMAT_VERSION}: update speckv"

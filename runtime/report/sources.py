@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE, MANIFEST_FILE
-from runtime.errors import SpeckvError
+from runtime.files import read_object
 
 PACKAGES = ("speckv", "numpy", "onnxruntime", "matplotlib")
 
@@ -52,13 +51,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         SpeckvError: if it is damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SpeckvError(f"{path} is damaged ({error}): export the package again") from None
-    if not isinstance(content, dict):
-        raise SpeckvError(f"{path} is not a JSON object: export the package again")
-    return content
+    return read_object(path, "export the package again")
 
 
 def versions() -> dict[str, str]:
