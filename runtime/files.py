@@ -45,6 +45,24 @@ def read_object(path: Path, advice: str) -> dict[str, Any]:
     return parse_object(path, read_within(path, SMALL, advice), advice)
 
 
+def check_format(path: Path, found: object, newest: int) -> None:
+    """Refuse a file of a format that is newer than this release, or none.
+
+    Args:
+        path: the file.
+        found: what it says of its format; formats are 1, 2, 3, …
+        newest: the newest format that this release reads. It reads all older ones.
+
+    Raises:
+        SpeckvError: saying which it is.
+    """
+    if type(found) is not int or not 1 <= found <= newest:
+        shown = f"{found!s:.20}" if isinstance(found, str | int | None) else f"a {type(found).__name__}"
+        raise SpeckvError(
+            f"{path}: format_version {shown}, this release reads 1 to {newest}: `pip install --upgrade speckv`"
+        )
+
+
 def parse_object(path: Path, data: bytes, advice: str) -> dict[str, Any]:
     """Return the JSON object that was read from `path`.
 

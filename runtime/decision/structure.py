@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ GRAPH, INITIALIZER = 7, 5
 OF_THE_FILE = (1, 2, 3, 8, 14)
 """IR version, producer and its version, opsets, metadata: onnxruntime and whoever reads them check them."""
 DIMS, DATA_TYPE, NAME, RAW_DATA = 1, 2, 8, 9
-FLOATS = {1: np.dtype("<f4"), 11: np.dtype("<f8")}
+FLOATS: Mapping[int, np.dtype[Any]] = {1: np.dtype("<f4"), 11: np.dtype("<f8")}
 """Data type → dtype of a weight."""
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """Kinds of field on the wire."""

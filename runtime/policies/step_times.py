@@ -15,6 +15,7 @@ from runtime.contract import PRECISIONS
 from runtime.errors import SpeckvError
 from runtime.files import read_object
 from runtime.policies.policy import Outcome
+from runtime.profile.store import check_profile
 
 BACKENDS = ("eager", "graph", "compiled")
 LONGEST_MS = 1e9
@@ -134,6 +135,7 @@ def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
+    check_profile(path)
     return read_object(path, "give the step times that `runtime profile` writes")
 
 

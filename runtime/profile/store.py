@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SpeckvError
-from runtime.files import read_object
+from runtime.files import check_format, read_object
 from runtime.npz import read_npz
 
 MANIFEST = "manifest.json"
@@ -24,6 +24,20 @@ RECORDS = "records.csv"
 FORMAT_VERSION = 1
 LARGEST_PART = 1 << 30
 """Bytes of its arrays, which are those of 16 prompts."""
+
+
+def check_profile(file: Path) -> None:
+    """Refuse a file of a profile that a newer release wrote; one that lies in no profile is taken as it is.
+
+    Raises:
+        SpeckvError: saying what to do.
+    """
+    try:
+        manifest = read_object(file.with_name(MANIFEST), "")
+    except SpeckvError:  # none, or something else of that name
+        return
+    if {"draft", "target", "format_version"} <= manifest.keys():
+        check_format(file.with_name(MANIFEST), manifest["format_version"], FORMAT_VERSION)
 
 
 class Store:
@@ -51,6 +65,7 @@ class Store:
             self.write(MANIFEST, _json(wanted))
             return
         begun = self.read_json(MANIFEST)
+        check_format(path, begun.get("format_version", 1), FORMAT_VERSION)
         for key in sorted(begun.keys() | wanted.keys()):
             if begun.get(key) != wanted.get(key):
                 raise SpeckvError(

@@ -14,6 +14,7 @@ from runtime.contract import MAX_ENTROPY_BITS
 from runtime.errors import SpeckvError
 from runtime.npz import read_npz
 from runtime.policies.policy import TokenSignals
+from runtime.profile.store import check_profile
 
 LOOKAHEAD = 16
 """Tokens of a rollout: the longest draft that a replay can follow."""
@@ -70,13 +71,19 @@ def read_traces(path: Path) -> list[Text]:
     Raises:
         SpeckvError: naming the file, and the array that is not a trace.
     """
+    check_profile(path)
     traces = _read(path, "a trace", (LOOKAHEAD, 4))
-    beside = path.with_name(f"{path.stem}_verified.npz")
+    beside = verified_beside(path)
     if not beside.exists():
         return [_text(path, key, array) for key, array in traces.items()]
     verified = _read(beside, "verified", (3,))
     _check_beside(beside, {key: len(array) for key, array in traces.items()}, verified)
     return [_text(path, key, array, verified[key]) for key, array in traces.items()]
+
+
+def verified_beside(path: Path) -> Path:
+    """Return where what verification left behind lies, for a file of traces."""
+    return path.with_name(f"{path.stem}_verified.npz")
 
 
 def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:

@@ -149,12 +149,18 @@ def test_card_holds_the_measured_figures(folder: Path) -> None:
     assert "Apache License" in (folder / "LICENSE").read_text()
 
 
-def test_a_package_replaces_an_older_one(target: PreTrainedModel, folder: Path) -> None:
-    (folder / "old").write_text("x")
+def test_a_package_replaces_an_older_one_and_nothing_else(target: PreTrainedModel, folder: Path) -> None:
     stored = quantise(make_student(target, 1, 1e-3).own.state_dict())
+    beside = folder.with_name("2-layers.old")
+    beside.mkdir()
+    (folder / "own").write_text("x")
+    with pytest.raises(SpeckvError, match="holds 'own', which is not part of a speckv-drafter package"):
+        write_package(folder, stored, [3], target, AGREEMENT, ORIGIN)
+    assert load_drafter(folder, target).config.num_hidden_layers == 2
+    (folder / "own").unlink()
     size = write_package(folder, stored, [3], target, AGREEMENT, ORIGIN)
-    assert [path.name for path in folder.parent.iterdir()] == ["2-layers"]
-    assert not (folder / "old").exists()
+    assert load_drafter(folder, target).config.num_hidden_layers == 1
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["2-layers", "2-layers.old"]
     assert size == sum(path.stat().st_size for path in folder.iterdir())
 
 
