@@ -24,7 +24,7 @@ run: setup  ## export the predictor, prove parity, decide once, generate a text
 	$(PY) -m runtime generate "Write a Python function that reverses a string." --max-new-tokens 64
 
 test: setup
-	$(PY) -m pytest
+	$(PY) -m pytest -n 2 --dist loadfile
 
 test-js: $(JS)/node_modules/.ready  ## Node, wasm, and the page where a chromium is on the PATH
 	cd $(JS) && npm test
