@@ -50,9 +50,17 @@ class Weights:
 
     @classmethod
     def from_npz(cls, data: bytes) -> Weights:
-        """Read what `npz` wrote."""
+        """Read what `npz` wrote.
+
+        Raises:
+            SpeckvError: if it is damaged, or holds something else.
+        """
         arrays = parse_npz(Path(WEIGHTS_FILE), data, MAX_BYTES, "export the package again")
-        return cls(*(arrays[name] for name in ("W1", "b1", "W2", "b2")))
+        if set(arrays) != {"W1", "b1", "W2", "b2"}:
+            raise SpeckvError(
+                f"{WEIGHTS_FILE} holds {', '.join(arrays) or 'nothing'}, not W1, b1, W2, b2: export again"
+            )
+        return cls(**arrays)
 
 
 def read_weights(pickled: PickledRegressor) -> Weights:
