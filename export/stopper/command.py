@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--traces", type=Path, nargs="+", required=True, metavar="NPZ")
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
-                        help=f"the package folder to write or replace (what ships is models/{STOPPER_NAME})")  # fmt: skip
+                        help=f"the package folder to write or replace (shipped: models/{STOPPER_NAME})")  # fmt: skip
     parser.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
     return parser
