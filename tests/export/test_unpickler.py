@@ -74,6 +74,7 @@ def test_every_way_of_fitting_opens(settings: dict[str, object]) -> None:
     np.testing.assert_array_equal(weights.regressor().predict(rows), regressor.predict(rows))
 
 
+@pytest.mark.skipif(np.__version__ < "2", reason="numpy 1 cannot load what numpy 2 pickled; the export can")
 def test_shipped_pickle_predicts_what_a_plain_load_predicts() -> None:
     path = package_folder() / PICKLE_FILE
     with warnings.catch_warnings():
@@ -200,7 +201,7 @@ FORGED = [
 
 @pytest.mark.parametrize("forged", FORGED)
 def test_forged_pointers_end_in_one_line_and_not_in_a_crash(forged: object, tmp_path: Path) -> None:
-    regressor = pickle.loads((package_folder() / PICKLE_FILE).read_bytes())
+    regressor = fitted()
     regressor.feature_names_in_ = forged
     (tmp_path / "their.pkl").write_bytes(pickled(regressor))
     command = [sys.executable, "-m", "export", "--pickle", tmp_path / "their.pkl", "--output", tmp_path / "package"]
