@@ -103,8 +103,9 @@ def test_cpp(tmp_path: Path, library: Path) -> None:
     header = next((path for path in headers if path.is_file()), headers[-1])
     needs("g++", file=header)
     (tmp_path / "decide.cpp").write_text(program("C++"), encoding="utf-8")
-    build = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-isystem{header.parent}", "decide.cpp", "-o", "decide"]
-    subprocess.run([*build, f"-L{library}", "-lonnxruntime", f"-Wl,-rpath,{library}"], cwd=tmp_path, check=True)
+    build = ["g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", f"-isystem{header.parent}", "decide.cpp"]
+    link = [f"-L{library}", "-lonnxruntime", f"-Wl,-rpath,{library}", "-o", "decide"]
+    subprocess.run([*build, *link], cwd=tmp_path, check=True)
     assert_decides([tmp_path / "decide", GRAPH], tmp_path)
 
 
