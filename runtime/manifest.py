@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,10 +10,13 @@ from typing import Any, NamedTuple
 from runtime.artifacts import MODELS
 from runtime.contract import FORMAT_VERSION, MANIFEST_FILE
 from runtime.errors import SpeckvError
+from runtime.files import SMALL, parse_object, read_within
 
 AGAIN = "fetch or export the package again"
 LFS_POINTER = b"version https://git-lfs.github.com/"
 SHA256_DIGITS = 64
+LARGEST = {".onnx": 16 << 20, ".npz": 16 << 20, ".safetensors": 64 << 30}
+"""Bytes by kind of file; any other is small."""
 
 
 class Manifest(NamedTuple):
@@ -46,12 +48,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     if not folder.is_dir():
         raise SpeckvError(f"no package folder {folder}: give the folder of an exported package, or reinstall speckv")
-    try:
-        value = json.loads(_read(folder, MANIFEST_FILE))
-    except (ValueError, RecursionError):
-        raise SpeckvError(f"{path} is not JSON: {AGAIN}") from None
-    if not isinstance(value, dict):
-        raise SpeckvError(f"{path} is not a JSON object: {AGAIN}")
+    value = parse_object(path, _read(folder, MANIFEST_FILE), AGAIN)
     _check_format(path, value.get("speckv_format", "0"))
     package, entries = value.get("package"), value.get("files")
     if not isinstance(entries, dict) or not isinstance(package, str | None):
@@ -102,7 +99,7 @@ def _read(folder: Path, name: str) -> bytes:
             raise SpeckvError(f"{path} is a link out of the package: do not use this package")
         if not real.is_file():
             raise SpeckvError(f"{path} is not a file: {AGAIN}")
-        return real.read_bytes()
+        return read_within(real, LARGEST.get(path.suffix, SMALL), AGAIN)
     except FileNotFoundError:
         raise SpeckvError(f"{path}: no such file: {AGAIN}") from None
     except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError before Python 3.13
@@ -132,4 +129,5 @@ def _sha256() -> Callable[[bytes], Any]:
 
 
 def _shown(value: object) -> str:
-    return f"{value!r:.60}" if value is None or isinstance(value, str) else repr(value)[:60]
+    # What a file nests may be nested too deeply to be shown.
+    return f"{value!r:.60}" if value is None or isinstance(value, str | int | float) else f"a {type(value).__name__}"

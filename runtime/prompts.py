@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import SpeckvError
+from runtime.files import read_within
 
 TASKS = ("code", "math", "chat", "summarization")
 """The tasks of the default set, as in the published step records."""
 
 DEFAULT_PROMPTS = Path(__file__).resolve().parent / "data" / "prompts.jsonl"
+
+LARGEST = 64 << 20
+"""Bytes of a file of prompts."""
 
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -34,12 +38,13 @@ def read_prompts(path: Path | None = None) -> list[Prompt]:
         SpeckvError: naming the file, the line (from 1) and the field at fault.
     """
     path = path or DEFAULT_PROMPTS
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpeckvError(f"cannot read prompts from {path} ({error}): give a JSONL file in UTF-8") from None
+    advice = "give a JSONL file of prompts in UTF-8"
     prompts: list[Prompt] = []
-    for number, line in enumerate(lines, start=1):
+    try:
+        lines = read_within(path, LARGEST, advice).decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise SpeckvError(f"{path} cannot be read ({error}): {advice}") from None
+    for number, line in enumerate(lines, start=1):  # a JSON text may hold every other line end
         if line.strip():
             prompts.append(_parse(line, len(prompts), f"{path}, line {number}"))
     if not prompts:
@@ -57,6 +62,8 @@ def first_of_each_task(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
 def _parse(line: str, index: int, place: str) -> Prompt:
     try:
         record = json.loads(line)
+    except RecursionError:
+        raise SpeckvError(f"{place}: not JSON (nested too deeply)") from None
     except ValueError as error:
         raise SpeckvError(f"{place}: not JSON ({error})") from None
     if not isinstance(record, dict):
@@ -67,6 +74,8 @@ def _parse(line: str, index: int, place: str) -> Prompt:
     for field in ("task", "prompt"):
         if not isinstance(record.get(field), str) or not record[field].strip():
             raise SpeckvError(f"{place}: field '{field}' must be a non-empty text")
+        if any("\ud800" <= character <= "\udfff" for character in record[field]):
+            raise SpeckvError(f"{place}: field '{field}' holds half of a surrogate pair, which is no text")
     if not _TASK_NAME.fullmatch(record["task"]):
         raise SpeckvError(f"{place}: field 'task' may hold letters, digits, '_' and '-' only, not '{record['task']}'")
     return Prompt(index, record["task"], record["prompt"])

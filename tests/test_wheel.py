@@ -44,4 +44,9 @@ def test_the_wheel_holds_everything_and_no_tests(installed: Path) -> None:
     assert (installed / "runtime" / "data" / "prompts.jsonl").is_file()
     assert (installed / "runtime" / "py.typed").is_file()
     assert not (installed / "tests").exists()
+    (licenses,) = installed.glob("speckv-*.dist-info/licenses")
+    packages = sorted(folder.name for folder in (ROOT / "models").iterdir())
+    assert sorted(path.parent.name for path in licenses.rglob("models/*/LICENSE")) == packages
+    notice = (licenses / "NOTICE").read_text(encoding="utf-8")
+    assert all(f"models/{name}\n" in notice for name in packages)
     assert not (installed / "integrations" / "js").exists()

@@ -15,11 +15,13 @@ from rich.progress import Progress
 from transformers import PreTrainedModel
 
 from export.drafter.checkpoint import Stop
-from export.drafter.corpus import Documents, Ints
+from export.drafter.corpus import AGAIN, LARGEST, Documents, Ints
 from export.drafter.generate import decode
 from export.drafter.prompts import compose
 from export.drafter.shared_file import make_once
 from export.drafter.turns import own_turns
+from runtime.errors import SpeckvError
+from runtime.npz import read_npz
 from runtime.pair.target import encode_prompt
 
 ANSWER_TOKENS = 320
@@ -90,9 +92,15 @@ class _Chunk:
         documents.save(path, seconds=time.monotonic() - begun)
 
     def seconds(self) -> float:
-        """Return what the finished chunk took."""
-        with np.load(self.path) as arrays:
-            return float(arrays["seconds"])
+        """Return what the finished chunk took.
+
+        Raises:
+            SpeckvError: if its file is damaged.
+        """
+        taken = read_npz(self.path, LARGEST, AGAIN).get("seconds")
+        if taken is None or taken.shape or not 0 <= taken < np.inf:
+            raise SpeckvError(f"{self.path} does not say how long it took: {AGAIN}")
+        return float(taken)
 
 
 def _done(chunks: list[_Chunk]) -> tuple[float, int]:

@@ -52,19 +52,25 @@ def load_checkpoint(path: Path, settings: dict[str, Any], students: list[Student
         return Position()
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        found = state["settings"]
-    except Exception as error:
+        _check_settings(path, state["settings"], settings)
+        position = Position(**state["position"])
+        for student, weights, optimizer in zip(students, state["weights"], state["optimizers"], strict=True):
+            student.own.load_state_dict(weights)
+            student.optimizer.load_state_dict(optimizer)
+    except SpeckvError:
+        raise
+    except Exception as error:  # a damaged file can make torch raise anything
         raise SpeckvError(f"checkpoint {path} cannot be read ({error}): delete it to start over") from None
+    return position
+
+
+def _check_settings(path: Path, found: dict[str, Any], settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if found.get(name) != value:
             raise SpeckvError(
                 f"checkpoint {path} was made with {name} {found.get(name)}, not {value}: "
                 "repeat the command that made it, or choose another --work folder"
             )
-    for student, weights, optimizer in zip(students, state["weights"], state["optimizers"], strict=True):
-        student.own.load_state_dict(weights)
-        student.optimizer.load_state_dict(optimizer)
-    return Position(**state["position"])
 
 
 class Stop:

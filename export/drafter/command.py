@@ -18,11 +18,13 @@ from export.drafter.agreement import Agreement, greedy_documents, measure_agreem
 from export.drafter.answers import generate_answers
 from export.drafter.checkpoint import Position, Stop
 from export.drafter.corpus import Collator, Documents, machine_text
-from export.drafter.package import SIZE_LIMIT, Origin, write_package
+from export.drafter.package import FILES, PACKAGE_NAME, SIZE_LIMIT, Origin, write_package
 from export.drafter.shared_file import make_once
 from export.drafter.states import target_states
 from export.drafter.students import Student, make_student
 from export.drafter.train import LEARNING_RATE, Trainer
+from export.package_folder import check_destination
+from runtime.commands.arguments import whole_number
 from runtime.errors import SpeckvError
 from runtime.pair.drafter import dequantise, own_parts, quantise
 from runtime.prompts import read_prompts
@@ -76,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument("--prompts", type=int, default=32_000, help="number of composed prompts (default 32000)")
     result.add_argument("--batch-tokens", type=int, default=32_768, help="tokens per step (default 32768)")
-    result.add_argument("--seed", type=int, default=42)
+    result.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     result.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
     return result
@@ -132,7 +134,7 @@ def _finish(student: Student, held_out: HeldOut, origin: Origin, output: Path) -
     own_parts(drafter).load_state_dict(dequantise(stored))
     agreement = held_out.measure(drafter.eval())
     layers = len(student.source_layers)
-    folder = output / f"{layers}-layers"
+    folder = _folder(output, layers)
     size = write_package(folder, stored, student.source_layers, held_out.target, agreement, origin)
     return {
         "layers": layers,
@@ -178,6 +180,14 @@ def _check(options: argparse.Namespace) -> None:
             raise SpeckvError(f"--{name.replace('_', '-')} {getattr(options, name)}: give a number above 0")
     if len(set(options.layers)) < len(options.layers):
         raise SpeckvError(f"--layers {' '.join(map(str, options.layers))}: a number is given twice")
+    if options.seed >= 2**62:
+        raise SpeckvError(f"--seed {options.seed}: it must be below 2^62")
+    for layers in options.layers:
+        check_destination(_folder(options.output, layers), PACKAGE_NAME, FILES)
+
+
+def _folder(output: Path, layers: int) -> Path:
+    return output / f"{layers}-layers"
 
 
 def _device(name: str) -> torch.device:
@@ -197,10 +207,12 @@ def _load_target(name: str, device: torch.device) -> tuple[PreTrainedModel, Any]
     torch.set_float32_matmul_precision("high")
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        target = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation="sdpa")
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        target = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation="sdpa", trust_remote_code=False
+        )
+    except Exception as error:  # what a folder holds can make the libraries raise anything
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise SpeckvError(f"--target {name} cannot be loaded ({reason}): give a model folder or a Hub id") from None
     return target.to(device).eval().requires_grad_(False), tokenizer
 

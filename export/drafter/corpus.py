@@ -14,10 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from runtime.errors import SpeckvError
+from runtime.npz import read_npz
+
 Ints = NDArray[np.int64]
 
 WIDTH_STEP = 32
 """Batch widths are multiples of this many tokens: few distinct shapes, little padding."""
+
+LARGEST = 16 << 30
+"""Bytes of a file of documents."""
+AGAIN = "remove it, and the same command makes it again"
 
 TEXT_SUFFIXES = (".py", ".md", ".rst", ".txt")
 TEXT_PIECE_TOKENS = 512
@@ -48,9 +55,23 @@ class Documents:
 
     @staticmethod
     def load(path: Path) -> Documents:
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            return Documents(arrays["tokens"], arrays["lengths"], arrays["prompts"])
+        """Read what `save` wrote.
+
+        Raises:
+            SpeckvError: if the file is damaged, or holds something else.
+        """
+        arrays = read_npz(path, LARGEST, AGAIN)
+        try:
+            documents = Documents(*(arrays[name] for name in ("tokens", "lengths", "prompts")))
+        except KeyError as error:
+            raise SpeckvError(f"{path} holds no {error}: {AGAIN}") from None
+        lengths, prompts = documents.lengths, documents.prompts
+        whole = all(array.ndim == 1 and array.dtype.kind == "i" for array in vars(documents).values())
+        if not whole or lengths.shape != prompts.shape or ((prompts < 0) | (prompts > lengths)).any():
+            raise SpeckvError(f"{path} holds no documents: {AGAIN}")
+        if int(lengths.sum()) != len(documents.tokens) or (documents.tokens < 0).any():
+            raise SpeckvError(f"{path} holds other tokens than its lengths say: {AGAIN}")
+        return documents
 
     @staticmethod
     def of(sequences: list[list[int]], prompts: list[int]) -> Documents:

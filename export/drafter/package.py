@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from export.drafter.agreement import Agreement
-from export.manifest import manifest
+from export.manifest import json_bytes, manifest
+from export.package_folder import CARD_FILE, LICENSE_FILE, check_destination, replacing
 from runtime.contract import CONFIG_FILE, MANIFEST_FILE
 from runtime.pair.drafter import FORMAT_VERSION, SAMPLE_KEY, WEIGHTS_FILE, architecture, embedding_sample
 
@@ -23,6 +22,9 @@ PACKAGE_NAME = "speckv-drafter"
 
 SIZE_LIMIT = 16_000_000
 """Bytes of a package that may ship."""
+
+FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE, LICENSE_FILE, MANIFEST_FILE)
+"""Everything a package folder holds."""
 
 APACHE_TARGETS = ("HuggingFaceTB/SmolLM2-",)
 
@@ -50,11 +52,12 @@ def write_package(
     agreement: Agreement,
     origin: Origin,
 ) -> int:
-    """Write the package beside `folder`, then put it in its place; return its size in bytes."""
-    partial = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_file({**stored, SAMPLE_KEY: embedding_sample(target)}, partial / WEIGHTS_FILE, metadata={"format": "pt"})
+    """Write the package beside `folder`, then put it in its place; return its size in bytes.
+
+    Raises:
+        SpeckvError: if `folder` holds anything but such a package, or cannot be written.
+    """
+    check_destination(folder, PACKAGE_NAME, FILES)
     parameters = sum(value.numel() for name, value in stored.items() if not name.endswith(".scale"))
     config = {
         "format_version": FORMAT_VERSION,
@@ -66,25 +69,17 @@ def write_package(
         "agreement": asdict(agreement),
         "training": asdict(origin),
     }
-    (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    (partial / "README.md").write_text(model_card(config), encoding="utf-8")
-    (partial / "LICENSE").write_text(licence(origin.target), encoding="utf-8")
-    files = {path.name: path.read_bytes() for path in partial.iterdir()}
-    (partial / MANIFEST_FILE).write_bytes(manifest(PACKAGE_NAME, files))
-    size = sum(path.stat().st_size for path in partial.iterdir())
-    _replace(partial, folder)
-    return size
-
-
-def _replace(partial: Path, folder: Path) -> None:
-    if not folder.exists():
-        partial.replace(folder)
-        return
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    folder.replace(old)
-    partial.replace(folder)
-    shutil.rmtree(old)
+    files = {
+        WEIGHTS_FILE: save({**stored, SAMPLE_KEY: embedding_sample(target)}, metadata={"format": "pt"}),
+        CONFIG_FILE: json_bytes(config),
+        CARD_FILE: model_card(config).encode(),
+        LICENSE_FILE: licence(origin.target).encode(),
+    }
+    files[MANIFEST_FILE] = manifest(PACKAGE_NAME, files)
+    with replacing(folder) as staging:
+        for name, data in files.items():
+            (staging / name).write_bytes(data)
+    return sum(map(len, files.values()))
 
 
 def licence(target: str) -> str:

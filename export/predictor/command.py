@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import pickle
+import pickle  # nosec B403
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +24,7 @@ from export.predictor.unpickler import PickledRegressor, parse_pickle, read_pick
 from export.predictor.weights import Floats, read_weights
 from runtime.artifacts import MODELS
 from runtime.contract import PACKAGE_NAME, PICKLE_FILE
+from runtime.errors import SpeckvError
 
 PICKLE_PROTOCOL = 4
 SHIPPED = MODELS / PACKAGE_NAME
@@ -51,7 +52,9 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     check_opset(arguments.opset)
-    folder: Path = arguments.output.resolve()
+    if arguments.output is None and (arguments.records or arguments.pickle):
+        raise SpeckvError(f"give --output, the folder for your own package: {SHIPPED} holds the one that ships")
+    folder: Path = (arguments.output or SHIPPED).resolve()
     check_destination(folder, PACKAGE_NAME, FILES)
     try:
         with _progress(PARTS_OF_AN_EXPORT + (PARTS_OF_A_FIT if arguments.records else 0)) as begin:
@@ -126,8 +129,9 @@ def _parser() -> argparse.ArgumentParser:
                         help="refit on these step records (repeatable) and report how well it predicts")  # fmt: skip
     source.add_argument("--pickle", type=Path, metavar="FILE",
                         help="convert this pickled MLPRegressor, of scikit-learn 1.2 or newer")  # fmt: skip
-    parser.add_argument("--output", type=Path, default=SHIPPED, metavar="DIR",
-                        help=f"the package folder to write or replace (default: models/{PACKAGE_NAME})")  # fmt: skip
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help=f"the package folder to write or replace; without --records and --pickle by default "
+                        f"models/{PACKAGE_NAME}")  # fmt: skip
     parser.add_argument("--opset", type=int, default=DEFAULT_OPSET, metavar="N",
                         help=f"ONNX opset, {OPSETS[0]} to {OPSETS[-1]} (default: {DEFAULT_OPSET})")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of tables")

@@ -11,14 +11,17 @@ import csv
 import hashlib
 import io
 import math
-from collections.abc import Sequence
+import re
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from runtime.contract import COMPRESSION_CODES, MAX_ENTROPY_BITS, SIGNALS
+from runtime.contract import COMPRESSION_CODES, FEATURES, MAX_ENTROPY_BITS, SIGNALS
 from runtime.errors import SpeckvError
 
 COUNTS = ("gamma", "step", "accepted", "tokens_produced")
@@ -29,6 +32,15 @@ PUBLISHED_SHA256 = "89ae38999b553cc6ef48fcd1d632585c7e5c59e6a17913c30348a4490f40
 
 MAX_GAMMA = 1024
 """Tokens drafted in one step: far above any published length (8)."""
+
+MAX_RECORDS = 10_000_000
+"""Of all files together: two thousand times the published ones, and one gigabyte."""
+
+LONGEST_LINE = 1 << 20
+"""Characters."""
+
+LONGEST_TASK = 64
+"""Characters of a task's name."""
 
 SIGNAL_ROUNDING = 1e-3
 """How far a printed mean may lie beyond the printed extreme of the same values."""
@@ -76,59 +88,117 @@ class Records:
 
 
 def read_records(paths: Sequence[Path]) -> Records:
-    """Read and check the step records in `paths` (CSV, UTF-8, header row).
+    """Read and check the step records in `paths` (CSV, UTF-8, header row), ten million at most.
 
     Raises:
         SpeckvError: naming file, row (line number) and column, for anything that is not a step record.
     """
     files: list[RecordFile] = []
-    rows: list[dict[str, str]] = []
-    numbers: list[dict[str, float]] = []
+    table = _Table()
     for path in paths:
-        data = _bytes(path)
-        file_rows, file_numbers = _parse(path.name, _text(path.name, data))
-        file = RecordFile(path.name, hashlib.sha256(data).hexdigest(), len(file_rows))
-        if any(file.sha256 == earlier.sha256 for earlier in files):
+        before = len(table)
+        sha256 = _read(path, table)
+        if any(sha256 == earlier.sha256 for earlier in files):
             raise SpeckvError(f"{path.name}: the same records are given twice; give each file once")
-        files.append(file)
-        rows += file_rows
-        numbers += file_numbers
-    return _columns(rows, numbers, tuple(files))
+        files.append(RecordFile(path.name, sha256, len(table) - before))
+    return table.records(tuple(files))
 
 
-def _bytes(path: Path) -> bytes:
+class _Table:
+    """Checked records as they come, in columns of plain numbers: 72 bytes a record, not the 2,000 of a dictionary."""
+
+    def __init__(self) -> None:
+        self._features, self._rates, self._produced, self._tasks = array("d"), array("d"), array("d"), array("q")
+        self._task_numbers: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._rates)
+
+    def add(self, compression: str, task: str, values: Mapping[str, float]) -> None:
+        self._features.extend(values[signal] for signal in SIGNALS)
+        self._features.extend((COMPRESSION_CODES[compression], values["gamma"]))
+        self._rates.append(values["acceptance_rate"])
+        self._produced.append(values["tokens_produced"])
+        self._tasks.append(self._task_numbers.setdefault(task, len(self._task_numbers)))
+
+    def records(self, files: tuple[RecordFile, ...]) -> Records:
+        features = np.frombuffer(self._features).reshape(-1, len(FEATURES))
+        return Records(
+            features=features,
+            acceptance_rate=np.frombuffer(self._rates),
+            tokens_produced=np.frombuffer(self._produced),
+            compression=np.array(list(COMPRESSION_CODES))[features[:, FEATURES.index("comp_enc")].astype(np.int64)],
+            task=np.array(list(self._task_numbers))[np.frombuffer(self._tasks, np.int64)],
+            files=files,
+        )
+
+
+class _Hashed(io.RawIOBase):
+    """A file whose SHA-256 is taken while it is read."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self._file = file
+        self.sha256 = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.readinto(buffer)
+        self.sha256.update(memoryview(buffer)[:count])
+        return count
+
+
+def _read(path: Path, table: _Table) -> str:
+    """Add the records of one file to `table`; return the SHA-256 of its bytes."""
     try:
-        return path.read_bytes()
+        with path.open("rb", buffering=0) as file:
+            hashed = _Hashed(file)
+            # Bytes that are no UTF-8 come as surrogates: `_lines` names the row.
+            text = io.TextIOWrapper(io.BufferedReader(hashed), "utf-8-sig", "surrogateescape", newline="")
+            _parse(path.name, text, table)
+            return hashed.sha256.hexdigest()
     except OSError as error:
         raise SpeckvError(f"cannot read the records {path}: {error.strerror}") from None
 
 
-def _text(name: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise SpeckvError(
-            f"{name}, row {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
+def _lines(name: str, text: io.TextIOWrapper) -> Iterator[str]:
+    number = 0
+    while line := text.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise SpeckvError(f"{name}, row {number}: longer than {LONGEST_LINE} characters: not a step record")
+        if not line.isascii() and (found := re.search("[\udc80-\udcff]", line)):
+            raise SpeckvError(
+                f"{name}, row {number}: byte 0x{ord(found[0]) - 0xDC00:02x} is not UTF-8; save the file as UTF-8"
+            )
+        yield line
 
 
-def _parse(name: str, text: str) -> tuple[list[dict[str, str]], list[dict[str, float]]]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    rows, numbers = [], []
+def _parse(name: str, text: io.TextIOWrapper, table: _Table) -> None:
+    reader = csv.reader(_lines(name, text), strict=True)
+    before = len(table)
     try:
-        _check_header(name, reader.fieldnames)
-        for row in reader:
-            numbers.append(_check_row(row, f"{name}, row {reader.line_num}"))
-            rows.append(row)
+        header = next(reader, [])
+        _check_header(name, header)
+        places = {column: header.index(column) for column in COLUMNS}
+        for fields in reader:
+            if not fields:
+                continue
+            where = f"{name}, row {reader.line_num}"
+            if len(fields) > len(header):
+                raise SpeckvError(f"{where}: more fields than the header has columns")
+            if len(table) == MAX_RECORDS:
+                raise SpeckvError(f"{where}: more than {MAX_RECORDS:,} records; give a sample of them")
+            row = {column: fields[place] if place < len(fields) else "" for column, place in places.items()}
+            table.add(row["compression"], row["task"], _check_row(row, where))
     except csv.Error as error:
         raise SpeckvError(f"{name}, row {reader.line_num}: not CSV ({error})") from None
-    if not rows:
+    if len(table) == before:
         raise SpeckvError(f"{name}: a header and no records; give a file with at least one step")
-    return rows, numbers
 
 
-def _check_header(name: str, header: Sequence[str] | None) -> None:
+def _check_header(name: str, header: Sequence[str]) -> None:
     if not header:
         raise SpeckvError(f"{name}: the file is empty; give step records with the columns {', '.join(COLUMNS)}")
     for column in COLUMNS:
@@ -139,17 +209,19 @@ def _check_header(name: str, header: Sequence[str] | None) -> None:
 
 def _check_row(row: dict[str, str], where: str) -> dict[str, float]:
     """Return the numbers of one row after checking every column of it."""
-    if None in row:
-        raise SpeckvError(f"{where}: more fields than the header has columns")
     if row["compression"] not in COMPRESSION_CODES:
-        known = ", ".join(COMPRESSION_CODES)
-        raise SpeckvError(f"{where}, column 'compression': '{row['compression']}' is unknown; known are {known}")
+        found, known = _short(row["compression"]), ", ".join(COMPRESSION_CODES)
+        raise SpeckvError(f"{where}, column 'compression': '{found}' is unknown; known are {known}")
     if not row["task"]:
         raise SpeckvError(f"{where}, column 'task': the field is empty")
+    if len(row["task"]) > LONGEST_TASK or not row["task"].isprintable():
+        raise SpeckvError(
+            f"{where}, column 'task': '{_short(row['task'])}' is no name (at most {LONGEST_TASK} printable characters)"
+        )
     values = {column: _number(row[column], column, where) for column in COLUMNS[2:]}
     for column in COUNTS:
         if values[column] != int(values[column]) or values[column] < 0:
-            raise SpeckvError(f"{where}, column '{column}': {row[column]} is not a count of 0 or more")
+            raise SpeckvError(f"{where}, column '{column}': {_short(row[column])} is not a count of 0 or more")
     for column in ("acceptance_rate", "mean_draft_confidence", "min_draft_confidence"):
         _check_range(values[column], 1.0, column, where)
     for column in ("mean_draft_entropy", "max_draft_entropy"):
@@ -160,14 +232,18 @@ def _check_row(row: dict[str, str], where: str) -> dict[str, float]:
     return values
 
 
-def _number(text: str | None, column: str, where: str) -> float:
+def _number(text: str, column: str, where: str) -> float:
     try:
-        value = float((text or "").replace("_", "?"))  # Python reads 1_0 as 10
+        value = float(text.replace("_", "?"))  # Python reads 1_0 as 10
     except ValueError:
-        raise SpeckvError(f"{where}, column '{column}': '{text or ''}' is not a number") from None
+        raise SpeckvError(f"{where}, column '{column}': '{_short(text)}' is not a number") from None
     if not math.isfinite(value):
-        raise SpeckvError(f"{where}, column '{column}': {text} is not a finite number")
+        raise SpeckvError(f"{where}, column '{column}': {_short(text)} is not a finite number")
     return value
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_TASK else f"{text[:LONGEST_TASK]}…"
 
 
 def _check_range(value: float, high: float, column: str, where: str) -> None:
@@ -203,18 +279,3 @@ def _drafted(accepted: float, rate: float, gamma: float) -> float:
     if accepted == 0 or rate == 0:
         return gamma
     return float(min(max(round(accepted / rate), accepted), gamma))
-
-
-def _columns(rows: list[dict[str, str]], numbers: list[dict[str, float]], files: tuple[RecordFile, ...]) -> Records:
-    features = [
-        [*(values[signal] for signal in SIGNALS), COMPRESSION_CODES[row["compression"]], values["gamma"]]
-        for row, values in zip(rows, numbers, strict=True)
-    ]
-    return Records(
-        features=np.array(features, dtype=np.float64),
-        acceptance_rate=np.array([values["acceptance_rate"] for values in numbers]),
-        tokens_produced=np.array([values["tokens_produced"] for values in numbers]),
-        compression=np.array([row["compression"] for row in rows]),
-        task=np.array([row["task"] for row in rows]),
-        files=files,
-    )

@@ -4,24 +4,28 @@ A pickle is a program. This unpickler admits the names that a pickled `MLPRegres
 consists of and refuses all others. None of these is the real thing: the regressor, its optimizer and its random state
 become inert stand-ins that hold attributes, so that no code of scikit-learn runs, whatever version wrote the file.
 numpy's own constructors would take forged pointers for objects: arrays are made here, of plain numbers only.
+
+It is Python's own unpickler in Python, less what a regressor does not need. The one in C allocates whatever index a
+pickle gives its memo, and both end the process on a dictionary whose key is a tuple nested a million deep.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
-import pickle
+import pickle  # nosec B403
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from runtime.errors import SpeckvError
 
-MAX_BYTES = 64 * 1024 * 1024
-"""Far above any SpecKV predictor (12 kB as published)."""
+MAX_BYTES = 1 << 20
+"""Far above any SpecKV predictor (12 kB as published); a byte of pickle can make an object of 200."""
 
 ROOT = "MLPRegressor"
 
@@ -70,7 +74,7 @@ def read_pickle(path: Path) -> PickledRegressor:
     except OSError as error:
         raise SpeckvError(f"cannot read the pickle {path}: {error.strerror}") from None
     if len(data) > MAX_BYTES:
-        raise SpeckvError(f"{path.name} is larger than {MAX_BYTES >> 20} MB: not a SpecKV predictor")
+        raise SpeckvError(f"{path.name} is larger than {MAX_BYTES / 2**20:g} MB: not a SpecKV predictor")
     return parse_pickle(path.name, data)
 
 
@@ -110,29 +114,106 @@ class _StandIn:
             self.__dict__.update(state)
 
 
-class _Unpickler(pickle.Unpickler):
+_NOT_NEEDED = (
+    *(pickle.PERSID, pickle.BINPERSID, pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.INST, pickle.OBJ),
+    *(pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER),
+)
+"""Instructions of pickles that no pickled regressor holds: objects from elsewhere, and containers that hash."""
+
+
+_PLAIN: Mapping[int, Callable[[Any], None]] = pickle._Unpickler.dispatch
+
+
+class _Unpickler(pickle._Unpickler):
+    append: Callable[[object], None]
+    read: Callable[[int], bytes]
+    stack: list[Any]
+
     def __init__(self, file: io.BytesIO, name: str) -> None:
         super().__init__(file)
         self._name = name
+        self._encoded = 0
 
     def find_class(self, module: str, name: str) -> Any:
+        # A fresh stand-in a name, so that a pickle can spoil only its own.
         if (module, name) in _STAND_INS:
-            return type(name, (_StandIn,), {})  # a fresh class a name, so that a pickle can spoil only its own
-        if (module, name) in _REPLACED:
-            return _REPLACED[module, name]
+            return type(name, (_StandIn,), {})
+        if (module, name) == ("_codecs", "encode"):
+            return _Function(self._encode)
+        if (module, name) in _FUNCTIONS:
+            return _Function(_FUNCTIONS[module, name])
+        if (module, name) in _NAMES:
+            return _NAMES[module, name]
         if module.split(".")[0] == "joblib":
             raise SpeckvError(f"{self._name} was written by joblib; write it again with pickle.dump(regressor, file)")
         raise SpeckvError(
             f"{self._name}: refused '{module}.{name}', which an {ROOT} does not need; nothing of the file was run"
         )
 
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """Stand for `_codecs.encode`, by which protocols 0 to 2 write bytes."""
+        if encoding != "latin1":
+            raise ValueError(f"bytes encoded as {_word(encoding)}")
+        self._encoded += len(text)
+        if self._encoded > MAX_BYTES:  # one text, encoded again and again
+            raise ValueError("more bytes than it is long")
+        return text.encode("latin1")
+
+    def _refuse(self) -> None:
+        raise ValueError("an instruction that no regressor needs")
+
+    def _set_item(self) -> None:
+        self._check_keys(self.stack[-2:-1])
+        _PLAIN[pickle.SETITEM[0]](self)
+
+    def _set_items(self) -> None:
+        self._check_keys(self.stack[::2])
+        _PLAIN[pickle.SETITEMS[0]](self)
+
+    def _dict(self) -> None:
+        self._check_keys(self.stack[::2])
+        _PLAIN[pickle.DICT[0]](self)
+
+    def _bytearray(self) -> None:
+        size = int.from_bytes(self.read(8), "little")  # allocated only as far as it is there
+        self.append(bytearray(self.read(size)))
+
+    @staticmethod
+    def _check_keys(keys: list[Any]) -> None:
+        if not all(isinstance(key, str) for key in keys):
+            raise TypeError("a dictionary with keys that are not strings")
+
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        **_PLAIN,
+        **dict.fromkeys((code[0] for code in _NOT_NEEDED), _refuse),
+        pickle.SETITEM[0]: _set_item,
+        pickle.SETITEMS[0]: _set_items,
+        pickle.DICT[0]: _dict,
+        pickle.BYTEARRAY8[0]: _bytearray,
+    }
+
+
+class _Function:
+    """One of the functions below, for a pickle to call and not to change."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: object) -> Any:
+        return self._call(*arguments)
+
+    def __setstate__(self, _state: object) -> None:
+        raise TypeError("a function has no state")
+
 
 class _Dtype:
     """Stands for a `numpy.dtype` of numbers, or (`numbers` None) of objects."""
 
     def __init__(self, name: str) -> None:
-        if name not in _NUMBERS and name != _OBJECTS:
-            raise TypeError(f"arrays of {name!r}")
+        if not isinstance(name, str) or (name not in _NUMBERS and name != _OBJECTS):
+            raise TypeError(f"arrays of {_word(name)}")
         self.numbers: np.dtype[Any] | None = np.dtype(name) if name in _NUMBERS else None
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
@@ -172,7 +253,12 @@ def _numbers(data: object, dtype: object, shape: Any, order: Any) -> npt.NDArray
     """Return `data` as an array of numbers; numpy checks that it is long enough for `shape`."""
     if not isinstance(data, (bytes, bytearray)) or not isinstance(dtype, _Dtype) or dtype.numbers is None:
         raise TypeError("an array of something else than numbers")
-    return np.ndarray(shape, dtype.numbers, bytes(data), order=order)
+    return np.ndarray(shape, dtype.numbers, data, order=order)  # no copy: a pickle may ask for many of one `data`
+
+
+def _word(value: object) -> str:
+    """Return a text as it is and of anything else the type: a list can hold itself, many times over."""
+    return value if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 _NDARRAY = object()
@@ -196,13 +282,6 @@ def _scalar(dtype: object, data: object) -> Any:
     return _numbers(data, dtype, (), "C")[()]
 
 
-def _encode_latin1(text: str, encoding: str) -> bytes:
-    """Stand for `_codecs.encode`, by which protocols 0 to 2 write bytes."""
-    if encoding != "latin1":
-        raise ValueError(f"bytes encoded as {encoding}")
-    return text.encode("latin1")
-
-
 def _new_stand_in(cls: object, *_arguments: object) -> _StandIn:
     """Stand for `copyreg._reconstructor`, by which protocols 0 and 1 make objects."""
     if not isinstance(cls, type) or not issubclass(cls, _StandIn):
@@ -210,16 +289,17 @@ def _new_stand_in(cls: object, *_arguments: object) -> _StandIn:
     return cls()
 
 
-def _from_buffer(data: object, dtype: object, shape: Any, order: Any) -> npt.NDArray[Any]:
+def _from_buffer(data: object, dtype: object, shape: Any, order: Any) -> _Array:
     """Stand for numpy's `_frombuffer`, by which protocol 5 makes arrays."""
-    return _numbers(data, dtype, shape, order)
+    array = _Array()
+    array.values = _numbers(data, dtype, shape, order)
+    return array
 
 
-_REPLACED = {
-    ("_codecs", "encode"): _encode_latin1,
+_NAMES = {("__builtin__", "object"): object, ("numpy", "ndarray"): _NDARRAY}
+
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
     ("copy_reg", "_reconstructor"): _new_stand_in,  # protocols 0 to 2 write Python 2's names
-    ("__builtin__", "object"): object,
-    ("numpy", "ndarray"): _NDARRAY,
     ("numpy", "dtype"): _dtype,
     # numpy 2 renamed numpy.core to numpy._core: a pickle of either opens under both.
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

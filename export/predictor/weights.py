@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.neural_network import MLPRegressor
 
-from export.predictor.unpickler import PickledRegressor
-from runtime.contract import FEATURES
+from export.predictor.unpickler import MAX_BYTES, PickledRegressor
+from runtime.contract import FEATURES, WEIGHTS_FILE
 from runtime.errors import SpeckvError
+from runtime.npz import parse_npz
 
 Floats = npt.NDArray[np.float64]
 
@@ -48,9 +50,17 @@ class Weights:
 
     @classmethod
     def from_npz(cls, data: bytes) -> Weights:
-        """Read what `npz` wrote."""
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            return cls(arrays["W1"], arrays["b1"], arrays["W2"], arrays["b2"])
+        """Read what `npz` wrote.
+
+        Raises:
+            SpeckvError: if it is damaged, or holds something else.
+        """
+        arrays = parse_npz(Path(WEIGHTS_FILE), data, MAX_BYTES, "export the package again")
+        if set(arrays) != {"W1", "b1", "W2", "b2"}:
+            raise SpeckvError(
+                f"{WEIGHTS_FILE} holds {', '.join(arrays) or 'nothing'}, not W1, b1, W2, b2: export again"
+            )
+        return cls(**arrays)
 
 
 def read_weights(pickled: PickledRegressor) -> Weights:
@@ -65,7 +75,8 @@ def read_weights(pickled: PickledRegressor) -> Weights:
     for attribute, needed in (("activation", "relu"), ("out_activation_", "identity")):
         found = state.get(attribute)
         if not isinstance(found, str) or found != needed:
-            raise SpeckvError(f"{name}: '{attribute}' is {found!r}, a SpecKV predictor has {needed!r}")
+            is_it = repr(found) if isinstance(found, str) else f"a {type(found).__name__}"
+            raise SpeckvError(f"{name}: '{attribute}' is {is_it}, a SpecKV predictor has {needed!r}")
     if "feature_names_in_" in state:
         names = state["feature_names_in_"]
         # numpy must not touch what this may be: an object can claim any memory as its array.

@@ -98,10 +98,17 @@ def measured_lines(performance: dict[str, Any]) -> list[tuple[str, ...]]:
     return lines
 
 
+def _beside(source: dict[str, Any]) -> str:
+    """Name the file of what verification left behind, where the package does."""
+    sha256 = source.get("verified_sha256")
+    return f"; what verification left behind, SHA-256 {sha256}" if sha256 else ""
+
+
 def _origin(config: dict[str, Any]) -> str:
     training = config["training"]
     sources = "\n".join(
-        f"- {source['file']}: {source['texts']} texts, SHA-256 {source['sha256']}" for source in training["traces"]
+        f"- {source['file']}: {source['texts']} texts, SHA-256 {source['sha256']}{_beside(source)}"
+        for source in training["traces"]
     )
     return f"""\
 ## How it was made

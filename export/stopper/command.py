@@ -21,7 +21,6 @@ from export.stopper.dataset import WALKS, Traces, folds, training_rows
 from export.stopper.evaluation import FOLDS, SIGNALS, Replayed, Validation, cross_validate
 from export.stopper.fit import fit
 from export.stopper.package import FILES, check_parity, package_files
-from runtime.artifacts import MODELS
 from runtime.commands.arguments import whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
@@ -67,9 +66,9 @@ def _export(files: list[Traces], replayed: list[Replayed], folder: Path, seed: i
         validations = cross_validate(rows, folds(files, FOLDS, seed), replayed, seed, done)
         weights = fit(rows, seed)
         done()
-    sources = [{"file": traces.path.name, "texts": len(traces.texts), "sha256": traces.sha256} for traces in files]
-    training = {"seed": seed, "decisions": len(rows.features), "traces": sources}
-    digest = hashlib.sha256("".join(str(source["sha256"]) for source in sources).encode()).hexdigest()
+    training = {"seed": seed, "decisions": len(rows.features), "traces": [traces.source() for traces in files]}
+    hashes = [sha256 for traces in files for sha256 in (traces.sha256, traces.verified_sha256) if sha256]
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     with replacing(folder) as staging:
         performance = _performance(validations, replayed)
         for name, data in package_files(weights, digest, training, performance).items():
@@ -142,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--traces", type=Path, nargs="+", required=True, metavar="NPZ")
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
-    parser.add_argument("--output", type=Path, default=MODELS / STOPPER_NAME, metavar="DIR",
-                        help=f"the package folder to write or replace (default: models/{STOPPER_NAME})")  # fmt: skip
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
+                        help=f"the package folder to write or replace (shipped: models/{STOPPER_NAME})")  # fmt: skip
     parser.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
     return parser

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from export.stopper.pairs import better, unverified, worse
 from export.stopper.rows import Rows, text_rows
-from runtime.replay.traces import Text, read_traces
+from runtime.replay.traces import Text, read_traces, verified_beside
 from runtime.stopper.history import History
 
 WALKS = 2
@@ -26,20 +27,29 @@ WORSE_WEIGHT, BETTER_WEIGHT = 0.3, 0.1
 
 @dataclass(frozen=True)
 class Traces:
-    """One file of traces."""
+    """One file of traces, with the file of what verification left behind where there is one."""
 
     path: Path
     texts: list[Text]
+    sha256: str
+    """Of the file of traces."""
+    verified_sha256: str | None
+    """Of the file beside it."""
 
     @staticmethod
     def read(path: Path) -> Traces:
-        """Read it; errors are those of `read_traces`."""
-        return Traces(path, read_traces(path))
+        """Read both; errors are those of `read_traces`."""
+        texts, beside = read_traces(path), verified_beside(path)
+        return Traces(path, texts, _sha256(path), _sha256(beside) if beside.exists() else None)
 
-    @property
-    def sha256(self) -> str:
-        """Of the file."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+    def source(self) -> dict[str, Any]:
+        """Return what a package says of the file."""
+        hashes = {"sha256": self.sha256, "verified_sha256": self.verified_sha256}
+        return {"file": self.path.name, "texts": len(self.texts), **hashes}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def training_rows(files: Sequence[Traces], seed: int, progress: Callable[[], None] = lambda: None) -> Rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -11,11 +10,13 @@ from typing import Any
 
 from integrations.vllm.controller import Controller
 from integrations.vllm.times import EngineTimes
+from runtime.contract import PRECISIONS
 from runtime.errors import SpeckvError
+from runtime.files import check_format, read_object
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome
 from runtime.policies.step_times import read_step_times
-from runtime.profile.store import MANIFEST, STEP_TIMES
+from runtime.profile.store import FORMAT_VERSION, MANIFEST, STEP_TIMES
 from runtime.replay.replay import Run, replay
 from runtime.replay.traces import LOOKAHEAD, read_traces
 
@@ -164,12 +165,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         SpeckvError: if the folder holds no profile.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if {"draft", "target", "precisions"} <= manifest.keys():
-            return dict(manifest)
-    except (OSError, ValueError, AttributeError) as error:
-        raise SpeckvError(f"{folder} holds no profile ({error}): `python -m runtime profile` makes one") from None
+    manifest = read_object(folder / MANIFEST, "give the folder of a profile, `python -m runtime profile` makes one")
+    check_format(folder / MANIFEST, manifest.get("format_version", 1), FORMAT_VERSION)
+    # They become words of a command line, and the precision a file's name.
+    pair, precisions = (manifest.get("draft"), manifest.get("target")), manifest.get("precisions")
+    named = all(isinstance(name, str) and name.isprintable() and name and name[0] != "-" for name in pair)
+    if named and isinstance(precisions, list) and precisions and all(name in PRECISIONS for name in precisions):
+        return manifest
     raise SpeckvError(f"{folder / MANIFEST} names no pair: profile again with `python -m runtime profile`")
 
 

@@ -38,7 +38,7 @@ def commit(root: Path = ROOT) -> str | None:
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # nosec B603
     except (OSError, subprocess.CalledProcessError):
         return None
 

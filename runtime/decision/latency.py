@@ -17,12 +17,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.artifacts import MODELS
 from runtime.contract import PREDICTOR_FILE, PUBLISHED_CANDIDATES, WEIGHTS_FILE
 from runtime.decision.selector import GammaSelector
 from runtime.decision.session import open_session
 from runtime.errors import SpeckvError
+from runtime.npz import read_npz
 
 FP16 = 0
+HOME = MODELS.parent
+"""Where the import packages lie."""
 Decide = Callable[[tuple[float, ...]], int]
 """Four signals of an fp16 target in, gamma out."""
 
@@ -53,8 +57,9 @@ class SklearnLoop:
     """The published loop, four `predict` calls a decision, in a child process: `runtime` never opens a pickle."""
 
     def __init__(self) -> None:
-        command = [sys.executable, "-m", "export.predictor.sklearn_loop"]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command, pipe = [sys.executable, "-m", "export.predictor.sklearn_loop"], subprocess.PIPE
+        # In the folder of this installation: a child looks for `export` where it is started.
+        self._child = subprocess.Popen(command, cwd=HOME, stdin=pipe, stdout=pipe, text=True)  # nosec B603
 
     def __enter__(self) -> SklearnLoop:
         return self
@@ -64,8 +69,8 @@ class SklearnLoop:
 
     def decide(self, rows: NDArray[np.float32]) -> tuple[list[int], float]:
         """Return the gammas of `rows` (float32 `[n, 4]`) and the seconds they took inside the child."""
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
+        assert self._child.stdin is not None  # nosec B101
+        assert self._child.stdout is not None  # nosec B101
         self._child.stdin.write(json.dumps(rows.tolist()) + "\n")
         self._child.stdin.flush()
         line = self._child.stdout.readline()
@@ -133,7 +138,8 @@ def measure_process(runs: int = 7) -> Process:
     seconds, kilobytes = [], []
     for _ in range(runs):
         start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=HOME, check=True, capture_output=True, text=True)  # nosec B603
         seconds.append(time.perf_counter() - start)
         kilobytes.append(int(done.stdout))
     return Process(statistics.median(seconds), statistics.median(kilobytes) * 1024 / 1e6)
@@ -148,7 +154,7 @@ def random_signals(rows: int) -> NDArray[np.float32]:
 
 
 def _numpy(package: Path) -> Decide:
-    weights = np.load(package / WEIGHTS_FILE, allow_pickle=False)
+    weights = read_npz(package / WEIGHTS_FILE, 16 << 20, "export the package again")
     W1, b1, W2, b2 = (weights[name] for name in ("W1", "b1", "W2", "b2"))
     lengths = np.asarray(PUBLISHED_CANDIDATES, np.float64)
 

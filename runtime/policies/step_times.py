@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import deque
 from collections.abc import Mapping
@@ -15,9 +13,13 @@ import numpy as np
 
 from runtime.contract import PRECISIONS
 from runtime.errors import SpeckvError
+from runtime.files import read_object
 from runtime.policies.policy import Outcome
+from runtime.profile.store import check_profile
 
 BACKENDS = ("eager", "graph", "compiled")
+LONGEST_MS = 1e9
+"""Milliseconds of a forward, eleven days: more is no measurement."""
 
 
 class StepTimes:
@@ -133,18 +135,15 @@ def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpeckvError(f"{path}: cannot be read as step times ({error}): `runtime profile` writes them") from None
-    return content if isinstance(content, dict) else {}
+    check_profile(path)
+    return read_object(path, "give the step times that `runtime profile` writes")
 
 
 def _keys(times: Mapping[str, object]) -> dict[str, dict[int, str]]:
     """Sort keys such as "eager17" by backend: backend → tokens → key."""
     found: dict[str, dict[int, str]] = {}
     for key in times:
-        if match := re.fullmatch(r"([a-z]+)([1-9]\d*)", key):
+        if match := re.fullmatch(r"([a-z]+)([1-9][0-9]{0,5})", key):
             found.setdefault(match[1], {})[int(match[2])] = key
     return found
 
@@ -164,9 +163,10 @@ def _measured(path: Path, content: Mapping[str, Any], model: str, backend: str) 
 
 
 def _milliseconds(path: Path, name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise SpeckvError(f"{path}: {name} is {value!r}: it must be milliseconds, above 0")
-    return value
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_MS:
+        found = f"{value!r:.40}" if isinstance(value, str | int | float) else f"a {type(value).__name__}"
+        raise SpeckvError(f"{path}: {name} is {found}: it must be milliseconds, above 0")
+    return float(value)
 
 
 def _interpolate(measured: Mapping[int, float], widest: int) -> list[float]:

@@ -15,11 +15,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SpeckvError
+from runtime.files import check_format, read_object
+from runtime.npz import read_npz
 
 MANIFEST = "manifest.json"
 STEP_TIMES = "step_times_ms.json"
 RECORDS = "records.csv"
 FORMAT_VERSION = 1
+LARGEST_PART = 1 << 30
+"""Bytes of its arrays, which are those of 16 prompts."""
+
+
+def check_profile(file: Path) -> None:
+    """Refuse a file of a profile that a newer release wrote; one that lies in no profile is taken as it is.
+
+    Raises:
+        SpeckvError: saying what to do.
+    """
+    try:
+        manifest = read_object(file.with_name(MANIFEST), "")
+    except SpeckvError:  # none, or something else of that name
+        return
+    if {"draft", "target", "format_version"} <= manifest.keys():
+        check_format(file.with_name(MANIFEST), manifest["format_version"], FORMAT_VERSION)
 
 
 class Store:
@@ -47,6 +65,7 @@ class Store:
             self.write(MANIFEST, _json(wanted))
             return
         begun = self.read_json(MANIFEST)
+        check_format(path, begun.get("format_version", 1), FORMAT_VERSION)
         for key in sorted(begun.keys() | wanted.keys()):
             if begun.get(key) != wanted.get(key):
                 raise SpeckvError(
@@ -65,10 +84,13 @@ class Store:
         self.write(path.relative_to(self.folder), npz(arrays))
 
     def read_parts(self, precision: str, parts: int) -> Iterator[tuple[str, NDArray[Any]]]:
-        """Yield the named arrays of all parts of a precision, in order."""
+        """Yield the named arrays of all parts of a precision, in order.
+
+        Raises:
+            SpeckvError: naming the part that is damaged.
+        """
         for number in range(parts):
-            with np.load(self.part(precision, number), allow_pickle=False) as arrays:
-                yield from ((name, arrays[name]) for name in arrays.files)
+            yield from read_npz(self.part(precision, number), LARGEST_PART, "remove it and profile again").items()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read one of the folder's JSON files.
@@ -76,15 +98,7 @@ class Store:
         Raises:
             SpeckvError: if it is damaged.
         """
-        try:
-            content = json.loads((self.folder / name).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise SpeckvError(
-                f"{self.folder / name} is damaged ({error}): remove it, or give another --output"
-            ) from None
-        if not isinstance(content, dict):
-            raise SpeckvError(f"{self.folder / name} is not a JSON object: remove it, or give another --output")
-        return content
+        return read_object(self.folder / name, "remove it, or give another --output")
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files."""

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from runtime.contract import MAX_ENTROPY_BITS
 from runtime.errors import SpeckvError
+from runtime.npz import read_npz
 from runtime.policies.policy import TokenSignals
+from runtime.profile.store import check_profile
 
 LOOKAHEAD = 16
 """Tokens of a rollout: the longest draft that a replay can follow."""
+
+LARGEST = 128 << 20
+"""Bytes of a file's arrays: a million positions in half precision."""
+
+ROUNDING = 1e-2
+"""How far half precision may carry a value beyond its bounds."""
+
+GIVE = "give the npz that `runtime profile` writes"
 
 
 class Verified(NamedTuple):
@@ -62,8 +71,9 @@ def read_traces(path: Path) -> list[Text]:
     Raises:
         SpeckvError: naming the file, and the array that is not a trace.
     """
+    check_profile(path)
     traces = _read(path, "a trace", (LOOKAHEAD, 4))
-    beside = path.with_name(f"{path.stem}_verified.npz")
+    beside = verified_beside(path)
     if not beside.exists():
         return [_text(path, key, array) for key, array in traces.items()]
     verified = _read(beside, "verified", (3,))
@@ -71,19 +81,17 @@ def read_traces(path: Path) -> list[Text]:
     return [_text(path, key, array, verified[key]) for key, array in traces.items()]
 
 
+def verified_beside(path: Path) -> Path:
+    """Return where what verification left behind lies, for a file of traces."""
+    return path.with_name(f"{path.stem}_verified.npz")
+
+
 def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:
     """Read all arrays of an npz, each `[positions, *shape]`."""
-    try:
-        arrays = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise SpeckvError(f"{path}: cannot be read as an npz of traces ({error}): give another file") from None
-    if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise SpeckvError(f"{path} is a single array: give the npz that `runtime profile` writes")
-    with arrays:
-        read = {key: _array(path, arrays, key, what, shape) for key in arrays.files}
-    if not read:
-        raise SpeckvError(f"{path} holds no traces: give the npz that `runtime profile` writes")
-    return read
+    arrays = read_npz(path, LARGEST, GIVE)
+    if not arrays:
+        raise SpeckvError(f"{path} holds no traces: {GIVE}")
+    return {key: _checked(path, key, array, what, shape) for key, array in arrays.items()}
 
 
 def _check_beside(path: Path, positions: dict[str, int], verified: dict[str, NDArray[np.float64]]) -> None:
@@ -97,19 +105,7 @@ def _check_beside(path: Path, positions: dict[str, int], verified: dict[str, NDA
             )
 
 
-def _array(
-    path: Path, arrays: np.lib.npyio.NpzFile, key: str, what: str, shape: tuple[int, ...]
-) -> NDArray[np.float64]:
-    try:
-        array = arrays[key]
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        zlib.error,
-        zipfile.BadZipFile,
-    ) as error:  # object arrays among them: nothing is unpickled
-        raise SpeckvError(f"{path}: '{key}' cannot be read ({error}): profile again") from None
+def _checked(path: Path, key: str, array: NDArray[Any], what: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
     if array.shape[1:] != shape or not len(array) or array.dtype.kind != "f":
         sides = ", ".join(map(str, shape))
         raise SpeckvError(
@@ -117,6 +113,10 @@ def _array(
         )
     if not np.isfinite(array).all():
         raise SpeckvError(f"{path}: '{key}' holds values that are not finite: profile again")
+    # Flags, probabilities and distances end at 1; in both kinds of array entropies are the first or second number.
+    bounds = (1, MAX_ENTROPY_BITS, 1, 1) if what == "a trace" else (MAX_ENTROPY_BITS, 1, 1)
+    if (array < -ROUNDING).any() or (array > np.array(bounds) + ROUNDING).any():
+        raise SpeckvError(f"{path}: '{key}' holds no entropies in bits and probabilities: profile again")
     return array.astype(np.float64)
 
 

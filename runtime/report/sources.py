@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from typing import Any
 
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE, MANIFEST_FILE
-from runtime.errors import SpeckvError
+from runtime.files import read_object
+from runtime.replay.traces import verified_beside
 
 PACKAGES = ("speckv", "numpy", "onnxruntime", "matplotlib")
 
@@ -33,7 +33,7 @@ def read_inputs(traces: Iterable[Path], step_times: Path, models: Path) -> list[
 
     A manifest has the sha256 of every file of its package, the config.json and the models that policies run.
     """
-    with_verified = [file for path in traces for file in (path, path.with_name(f"{path.stem}_verified.npz"))]
+    with_verified = [file for path in traces for file in (path, verified_beside(path))]
     files = [file for file in (*with_verified, step_times) if file.exists()]
     of_packages = [(file, f"{file.parent.name}/{file.name}") for file in sorted(models.glob(f"*/{MANIFEST_FILE}"))]
     return [_input(file, name) for file, name in [*((file, file.name) for file in files), *of_packages]]
@@ -52,13 +52,7 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         SpeckvError: if it is damaged.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise SpeckvError(f"{path} is damaged ({error}): export the package again") from None
-    if not isinstance(content, dict):
-        raise SpeckvError(f"{path} is not a JSON object: export the package again")
-    return content
+    return read_object(path, "export the package again")
 
 
 def versions() -> dict[str, str]:

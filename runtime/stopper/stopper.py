@@ -40,19 +40,25 @@ class Stopper:
     def __init__(self, package: Path | None = None) -> None:
         self.folder = package or package_folder(STOPPER_NAME)
         self._session = open_packaged(self.folder, STOPPER_FILE, "cpu")
-        width, stated = self._session.get_inputs()[0].shape[-1], self._session.get_modelmeta().custom_metadata_map
-        if width != len(FEATURES) or stated.get("features") != json.dumps(FEATURES):
+        if self._stated_features() != json.dumps(FEATURES):
             raise SpeckvError(
-                f"{self.folder / STOPPER_FILE} takes {width} features that are not the {len(FEATURES)} of this "
-                "release: run `python -m export stopper`, or use the shipped package"
+                f"{self.folder / STOPPER_FILE} takes other features than the {len(FEATURES)} of this release: run "
+                "`python -m export stopper`, or use the shipped package"
             )
-        self._features = np.zeros((1, width), np.float32)
+        self._features = np.zeros((1, len(FEATURES)), np.float32)
         self._buffer = self._features.data
         self._probabilities = np.zeros((1, 2), np.float32)
         wrap = import_onnxruntime().OrtValue.ortvalue_from_numpy
         self._io = self._session.io_binding()
         self._io.bind_ortvalue_input("features", wrap(self._features))
         self._io.bind_ortvalue_output("probabilities", wrap(self._probabilities))
+
+    def _stated_features(self) -> str | None:
+        try:
+            stated: str | None = self._session.get_modelmeta().custom_metadata_map.get("features")
+        except UnicodeDecodeError:
+            return None
+        return stated
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: Path | str, revision: str | None = None) -> Stopper:

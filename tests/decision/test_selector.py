@@ -193,7 +193,7 @@ def test_missing_and_broken_graphs_are_named(tmp_path: Path) -> None:
     files = {DECISION_FILE: b"not a graph"}
     (tmp_path / DECISION_FILE).write_bytes(files[DECISION_FILE])
     (tmp_path / MANIFEST_FILE).write_bytes(manifest(PACKAGE_NAME, files))
-    with pytest.raises(SpeckvError, match=rf"{DECISION_FILE}: onnxruntime .* cannot load it"):
+    with pytest.raises(SpeckvError, match=rf"{DECISION_FILE} is not a graph of format 1"):
         GammaSelector(tmp_path)
 
 

@@ -117,7 +117,7 @@ def test_a_manifest_of_the_first_format_is_read(target: PreTrainedModel, folder:
     ("name", "content", "named"),
     [
         ("config.json", b"[1]", "not a JSON object"),
-        ("config.json", b"[" * 100_000, "not a JSON object"),
+        ("config.json", b"[" * 100_000, "not JSON"),
         ("config.json", b'{"format_version": 1}', "source_layers"),
         ("drafter.safetensors", b"", "no weights of a drafter"),
         ("drafter.safetensors", save({"norm.weight": torch.ones(32)}), "no weights of a drafter"),
@@ -149,12 +149,18 @@ def test_card_holds_the_measured_figures(folder: Path) -> None:
     assert "Apache License" in (folder / "LICENSE").read_text()
 
 
-def test_a_package_replaces_an_older_one(target: PreTrainedModel, folder: Path) -> None:
-    (folder / "old").write_text("x")
+def test_a_package_replaces_an_older_one_and_nothing_else(target: PreTrainedModel, folder: Path) -> None:
     stored = quantise(make_student(target, 1, 1e-3).own.state_dict())
+    beside = folder.with_name("2-layers.old")
+    beside.mkdir()
+    (folder / "own").write_text("x")
+    with pytest.raises(SpeckvError, match="holds 'own', which is not part of a speckv-drafter package"):
+        write_package(folder, stored, [3], target, AGREEMENT, ORIGIN)
+    assert load_drafter(folder, target).config.num_hidden_layers == 2
+    (folder / "own").unlink()
     size = write_package(folder, stored, [3], target, AGREEMENT, ORIGIN)
-    assert [path.name for path in folder.parent.iterdir()] == ["2-layers"]
-    assert not (folder / "old").exists()
+    assert load_drafter(folder, target).config.num_hidden_layers == 1
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["2-layers", "2-layers.old"]
     assert size == sum(path.stat().st_size for path in folder.iterdir())
 
 

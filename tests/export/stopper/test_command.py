@@ -71,6 +71,8 @@ def test_json_says_what_was_made_of_what(folder: Path, exported: tuple[Path, dic
     for source in summary["training"]["traces"]:
         assert source["sha256"] == hashlib.sha256((folder / source["file"]).read_bytes()).hexdigest()
         assert source["texts"] == 7
+    beside = hashlib.sha256((folder / "pair_fp16_verified.npz").read_bytes()).hexdigest()
+    assert [source["verified_sha256"] for source in summary["training"]["traces"]] == [beside, None]
     performance = summary["performance"]
     assert performance["replayed"] == ["pair_fp16 eager", "pair_fp16 graph", "nf4 eager"]
     assert [row["signals"] for row in performance["signals"]] == list(SIGNALS)
