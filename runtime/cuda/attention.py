@@ -87,33 +87,34 @@ def _attend(
     if share == SPLITS - 1:  # the new tokens themselves, which this program also writes to the cache
         for first in range(0, width, NEW):
             new = first + tl.arange(0, NEW)
-            stored = (new < width)[:, None] & in_half
-            at = qkv + (batch * width + new)[:, None].to(tl.int64) * token_stride + half[None, :]
-            at += (KV_HEADS * GROUP + head) * DIM
-            angle = tl.maximum(start + new, 0)[:, None] * (DIM // 2) + half[None, :]
+            given = (new < width)[:, None] & in_half
+            source = qkv + (batch * width + new)[:, None].to(tl.int64) * token_stride + half[None, :]
+            source += (KV_HEADS * GROUP + head) * DIM
+            turn = tl.maximum(start + new, 0)[:, None] * (DIM // 2) + half[None, :]
             k1, k2 = _rotated(
-                tl.load(at, mask=stored, other=0.0), tl.load(at + DIM // 2, mask=stored, other=0.0),
-                tl.load(cos + angle, mask=stored, other=0.0), tl.load(sin + angle, mask=stored, other=0.0), dtype,
+                tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0),
+                tl.load(cos + turn, mask=given, other=0.0), tl.load(sin + turn, mask=given, other=0.0), dtype,
             )  # fmt: skip
-            at += KV_HEADS * DIM
-            v1, v2 = tl.load(at, mask=stored, other=0.0), tl.load(at + DIM // 2, mask=stored, other=0.0)
+            source += KV_HEADS * DIM
+            v1, v2 = tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0)
             if tl.program_id(1) == 0:
-                place = cache + (start + new)[:, None] * DIM + half[None, :]
-                kept = stored & (start + new >= 0)[:, None]
-                tl.store(keys + place, k1, mask=kept)
-                tl.store(keys + place + DIM // 2, k2, mask=kept)
-                tl.store(values + place, v1, mask=kept)
-                tl.store(values + place + DIM // 2, v2, mask=kept)
-            visible = (new[None, :] <= token[:, None]) & (new < width)[None, :] & real[:, None]
+                spot = cache + (start + new)[:, None] * DIM + half[None, :]
+                kept = given & (start + new >= 0)[:, None]
+                tl.store(keys + spot, k1, mask=kept)
+                tl.store(keys + spot + DIM // 2, k2, mask=kept)
+                tl.store(values + spot, v1, mask=kept)
+                tl.store(values + spot + DIM // 2, v2, mask=kept)
+            visible = (new[None, :] <= token[:, None]) & ((new < width) & (start + new >= 0))[None, :] & real[:, None]
             peak, total, sum1, sum2 = _attended(
                 q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2
             )
 
+    # A row that sees nothing (padding, a place before the text's first) is left at 0.
     place = out + (batch * width + token)[:, None].to(tl.int64) * (KV_HEADS * GROUP * DIM)
     place += heads[:, None] * DIM + half[None, :]
     if SPLITS == 1:
-        tl.store(place, (sum1 / total[:, None]).to(dtype), mask=mask)
-        tl.store(place + DIM // 2, (sum2 / total[:, None]).to(dtype), mask=mask)
+        tl.store(place, (sum1 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
+        tl.store(place + DIM // 2, (sum2 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
     else:
         # The last program to arrive adds up the shares, in their order, so that the sum is the same every time.
         block = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
@@ -141,8 +142,8 @@ def _attend(
                 total += fade * tl.load(part + ROWS + rows, cache_modifier=".cg")
                 sum1 += fade[:, None] * tl.load(part + 2 * ROWS + tile, cache_modifier=".cg")
                 sum2 += fade[:, None] * tl.load(part + 2 * ROWS + ROWS * HALF + tile, cache_modifier=".cg")
-            tl.store(place, (sum1 / total[:, None]).to(dtype), mask=mask)
-            tl.store(place + DIM // 2, (sum2 / total[:, None]).to(dtype), mask=mask)
+            tl.store(place, (sum1 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
+            tl.store(place + DIM // 2, (sum2 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
             tl.store(arrived + block, 0)
 
 

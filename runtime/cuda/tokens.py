@@ -8,8 +8,8 @@ from torch import Tensor
 
 CHUNK = 2048
 """Logits that one program reads."""
-SIGNALS = 4
-"""Entropy in bits, top-1 and top-2 probability, and ln Σ exp(logit), of one distribution."""
+SIGNALS = 5
+"""Entropy in bits, top-1 and top-2 probability, ln Σ exp(logit), and the likeliest token, of one distribution."""
 RESULT = 5
 """Of a step: accepted tokens, the token after them, and what `verified_signals` says of its distribution."""
 
@@ -65,10 +65,11 @@ def _read(
         mean = tl.sum(fade * tl.load(at + 4, mask=used, other=0.0, cache_modifier=".cg"), 0) / total
         log_total = peak + tl.log(total)
         tl.store(tokens + row, token)
-        tl.store(signals + row * 4, tl.maximum(log_total - mean, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
-        tl.store(signals + row * 4 + 1, 1 / total)
-        tl.store(signals + row * 4 + 2, tl.exp(second - peak) / total)
-        tl.store(signals + row * 4 + 3, log_total)
+        tl.store(signals + row * 5, tl.maximum(log_total - mean, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
+        tl.store(signals + row * 5 + 1, 1 / total)
+        tl.store(signals + row * 5 + 2, tl.exp(second - peak) / total)
+        tl.store(signals + row * 5 + 3, log_total)
+        tl.store(signals + row * 5 + 4, token.to(tl.float32))
         if WRITE:
             tl.store(text + row.to(tl.int64) * capacity + tl.load(starts + row) + place, token)
         tl.store(arrived + row, 0)
@@ -88,8 +89,8 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     row = batch * width + accepted
     tl.store(results + batch * 5, accepted.to(tl.float32))
     tl.store(results + batch * 5 + 1, token.to(tl.float32))
-    tl.store(results + batch * 5 + 2, tl.load(signals + row * 4))
-    tl.store(results + batch * 5 + 3, tl.load(signals + row * 4 + 1))
+    tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
+    tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
     tl.debug_barrier()  # every proposal has been read
     tl.store(own + 1 + accepted, token)
     tl.store(starts + batch, start + accepted + 1)
@@ -97,7 +98,7 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
 
 @triton.jit
 def _distance(
-    target, target_stride, target_signals, width, draft, text_stride, draft_stride, draft_signals, slots,
+    target, target_stride, target_signals, width, draft, slot_stride, draft_signals,
     gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     batch, chunk = tl.program_id(0), tl.program_id(1)
@@ -111,11 +112,11 @@ def _distance(
         row = batch * width + accepted
         p = tl.load(target + row.to(tl.int64) * target_stride + columns, mask=inside, other=-float("inf"))
         q = tl.load(
-            draft + batch.to(tl.int64) * text_stride + accepted * draft_stride + columns,
+            draft + accepted.to(tl.int64) * slot_stride + batch * vocabulary + columns,
             mask=inside, other=-float("inf"),
         ).to(tl.float32)  # fmt: skip
-        log_p = tl.load(target_signals + row * 4 + 3)
-        log_q = tl.load(draft_signals + (batch * slots + accepted) * 4 + 3)
+        log_p = tl.load(target_signals + row * 5 + 3)
+        log_q = tl.load(draft_signals + (accepted * tl.num_programs(0) + batch) * 5 + 3)
         apart = tl.where(inside, tl.abs(tl.exp(p.to(tl.float32) - log_p) - tl.exp(q - log_q)), 0.0)
         tl.store(parts + batch * CHUNKS + chunk, tl.sum(apart, 0))
         tl.debug_barrier()
@@ -166,7 +167,7 @@ def read(
         parts: float32 scratch, `rows · chunks(V) · 5`.
         arrived: int32 scratch of zeros, `rows`; left at zero.
         tokens: int32 `[rows]`, the first of the likeliest tokens.
-        signals: float32 `[rows, 4]`, see `SIGNALS`.
+        signals: float32 `[rows, 5]`, see `SIGNALS`.
         write: text (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
             `text[b, starts[b] + place]`.
     """
@@ -189,7 +190,7 @@ def accept(
         gammas: int32 `[texts]`, how many were proposed, below `width`.
         width: rows of `best` for each text.
         best: int32 `[texts · width]`, the target's choices.
-        signals: float32 `[texts · width, 4]`, the target's.
+        signals: float32 `[texts · width, 5]`, the target's.
         results: float32 `[texts, 5]`, see `RESULT`; all but the distance.
     """
     _accept[(len(starts),)](
@@ -212,10 +213,10 @@ def distance(
 
     Args:
         target: logits, `[texts · width, V]`.
-        target_signals: float32 `[texts · width, 4]`.
+        target_signals: float32 `[texts · width, 5]`.
         width: rows of `target` for each text.
-        draft: logits, `[texts, slots, V]`.
-        draft_signals: float32 `[texts, slots, 4]`.
+        draft: logits, `[slots, texts, V]`.
+        draft_signals: float32 `[slots, texts, 5]`.
         gammas: int32 `[texts]`.
         results: float32 `[texts, 5]`, after `accept`.
         parts: float32 scratch, `texts · chunks(V)`.
@@ -223,6 +224,6 @@ def distance(
     """
     vocabulary = target.shape[1]
     _distance[(len(gammas), triton.cdiv(vocabulary, CHUNK))](
-        target, target.stride(0), target_signals, width, draft, draft.stride(0), draft.stride(1), draft_signals,
-        draft.shape[1], gammas, results, vocabulary, parts, arrived, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+        target, target.stride(0), target_signals, width, draft, draft.stride(0), draft_signals,
+        gammas, results, vocabulary, parts, arrived, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
     )  # fmt: skip

@@ -17,18 +17,17 @@ def matrix(kind: str, outputs: int, inputs: int, bias: bool = False) -> tuple[Ma
     """Return random weights as stored, and the same in float64."""
     weight = torch.randn(outputs, inputs)
     own = torch.randn(outputs, device=DEVICE) if bias else None
-    nothing = torch.zeros(1, device=DEVICE)
     if kind == "float":
         return float_matrix(weight.to(DEVICE), own), weight.double()
     if kind == "int8":
         peak = weight.abs().amax(1)
         stored = (weight / peak[:, None] * 127).round().to(torch.int8)
         exact = stored.double() * peak[:, None].double() / 127
-        return Matrix(INT8, stored.to(DEVICE), peak.to(DEVICE), nothing, own, outputs, inputs), exact
+        return Matrix(INT8, stored.to(DEVICE), peak.to(DEVICE), own, outputs, inputs), exact
     packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
     exact = bnb.dequantize_4bit(packed, state).double()
     return (
-        Matrix(NF4, packed.to(DEVICE), state.absmax.to(DEVICE), state.code.to(DEVICE), own, outputs, inputs),
+        Matrix(NF4, packed.to(DEVICE), state.absmax.to(DEVICE), own, outputs, inputs),
         exact,
     )
 

@@ -18,7 +18,7 @@ def read_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
     parts = torch.empty(rows * chunks(vocabulary) * 5, device=DEVICE)
     arrived = torch.zeros(rows, dtype=torch.int32, device=DEVICE)
     tokens = torch.empty(rows, dtype=torch.int32, device=DEVICE)
-    signals = torch.empty(rows, 4, device=DEVICE)
+    signals = torch.empty(rows, 5, device=DEVICE)
     read(logits, parts, arrived, tokens, signals)
     assert not arrived.any()
     return tokens, signals
@@ -31,6 +31,7 @@ def test_signals_are_those_of_the_plain_loop(vocabulary: int) -> None:
     tokens, signals = read_rows(logits)
     assert tokens.tolist() == logits.argmax(-1).tolist()
     torch.testing.assert_close(signals[:, :3], token_signals(logits), rtol=1e-4, atol=1e-5)
+    assert signals[:, 4].tolist() == tokens.tolist()
     torch.testing.assert_close(signals[:, 3], logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
 
 
@@ -46,7 +47,7 @@ def test_the_first_of_equal_logits_and_masked_ones() -> None:
 def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
     torch.manual_seed(wrong)
     texts, width, vocabulary, slots = 2, 5, 50, 6
-    logits, drafted = torch.randn(texts * width, vocabulary, device=DEVICE), torch.randn(texts, slots, 50, device=DEVICE)
+    logits, drafted = torch.randn(texts * width, vocabulary, device=DEVICE), torch.randn(slots, texts, 50, device=DEVICE)
     best, signals = read_rows(logits)
     _, draft_signals = read_rows(drafted.view(-1, vocabulary))
     gammas = torch.tensor([4, 3], dtype=torch.int32, device=DEVICE)
@@ -61,7 +62,7 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
     accept(text, starts, gammas, width, best, signals, results)
     parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
     arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
-    distance(logits, signals, width, drafted, draft_signals.view(texts, slots, 4), gammas, results, parts, arrived)
+    distance(logits, signals, width, drafted, draft_signals.view(slots, texts, 5), gammas, results, parts, arrived)
     assert not arrived.any()
     for row, (start, gamma) in enumerate(zip(first, gammas.tolist(), strict=True)):
         own = logits.view(texts, width, -1)[row, : gamma + 1]
@@ -70,8 +71,8 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
         assert results[row, :2].tolist() == [accepted, token]
         assert starts[row] == start + accepted + 1
         assert text[row, start + accepted + 1] == token
-        expected = left_behind(own, [*drafted[row, :gamma, None]], accepted)
+        expected = left_behind(own, [*drafted[:gamma, row, None]], accepted)
         torch.testing.assert_close(results[row, 2:], expected, rtol=1e-4, atol=1e-5, equal_nan=True)
         if accepted < gamma:
-            apart = verified_signals(own[accepted][None], drafted[row, accepted][None])[0, 2]
+            apart = verified_signals(own[accepted][None], drafted[accepted, row][None])[0, 2]
             torch.testing.assert_close(results[row, 4], apart, rtol=1e-4, atol=1e-5)
