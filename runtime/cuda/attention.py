@@ -105,9 +105,7 @@ def _attend(
                 tl.store(values + spot, v1, mask=kept)
                 tl.store(values + spot + DIM // 2, v2, mask=kept)
             visible = (new[None, :] <= token[:, None]) & ((new < width) & (start + new >= 0))[None, :] & real[:, None]
-            peak, total, sum1, sum2 = _attended(
-                q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2
-            )
+            peak, total, sum1, sum2 = _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2)
 
     # A row that sees nothing (padding, a place before the text's first) is left at 0.
     place = out + (batch * width + token)[:, None].to(tl.int64) * (KV_HEADS * GROUP * DIM)

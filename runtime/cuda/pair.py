@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from runtime.cuda.decoder import Decoder
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.tokens import RESULT, SIGNALS, accept, chunks, distance, read
-from runtime.cuda.weights import read_weights
+from runtime.cuda.weights import NotCovered, read_weights
+from runtime.errors import SpeckvError
 from runtime.policies.policy import TokenSignals
 
 CHUNK = 64
@@ -37,10 +38,13 @@ class GraphPair:
 
     Args:
         draft: a model that `read_weights` covers, of the target's vocabulary.
-        target: likewise.
+        target: likewise, on the same device.
         texts: decoded side by side.
         capacity: tokens of each text at most, prompt and new ones.
         longest: tokens drafted in a step at most.
+
+    Raises:
+        NotCovered: if the kernels do not cover a model.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class GraphPair:
         self.target_model = Decoder(read_weights(target), texts, positions, widest)
         device = self.target_model.weights.embedding.device
         vocabulary = self.target_model.weights.head.outputs
+        if self.draft_model.weights.head.outputs != vocabulary:
+            raise NotCovered("draft and target have vocabularies of different widths")
         rows = texts * (longest + 1)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,13 +90,32 @@ class GraphPair:
 
     @torch.inference_mode()
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Start new texts: read all tokens of the prompts but the last into both caches."""
+        """Start new texts: read all tokens of the prompts but the last into both caches.
+
+        Raises:
+            SpeckvError: if a prompt is longer than the capacity.
+        """
+        if max(map(len, prompts)) > self.capacity:
+            raise SpeckvError(f"a prompt of {max(map(len, prompts))} tokens is longer than the {self.capacity} planned")
         for row, prompt in enumerate(prompts):
             self.text[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
         for start in range(0, max(map(len, prompts)) - 1, CHUNK):
             self.cursor.fill_(start)
             self.graphs.run("prompt", self._read_prompt)
         self.starts.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile the kernels and capture the graphs of usual steps; any text is lost."""
+        self.begin([[0, 0]] * self.texts)
+        for unseen in CATCH_UP[:3]:
+            self.draft(0, unseen)
+        for slot in range(1, self.longest):
+            self.draft(slot, 1)
+        for gamma in range(self.longest + 1):
+            self.starts.fill_(1)
+            self.verify([gamma] * self.texts)
+            self.verified()
 
     def _read_prompt(self) -> None:
         for model in (self.draft_model, self.target_model):

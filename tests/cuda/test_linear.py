@@ -47,10 +47,7 @@ def test_products_side_by_side(kind: str, rows: int, inputs: int) -> None:
     out = torch.full((rows, 136), torch.nan, device=DEVICE)
     linear(x, tuple(own for own, _ in parts), out, gain=gain, epsilon=EPSILON)
     expected = torch.cat(
-        [
-            normed(x, gain) @ weight.T + (0 if own.bias is None else own.bias.double().cpu())
-            for own, weight in parts
-        ],
+        [normed(x, gain) @ weight.T + (0 if own.bias is None else own.bias.double().cpu()) for own, weight in parts],
         1,
     )
     torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)

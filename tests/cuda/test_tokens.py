@@ -47,7 +47,10 @@ def test_the_first_of_equal_logits_and_masked_ones() -> None:
 def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
     torch.manual_seed(wrong)
     texts, width, vocabulary, slots = 2, 5, 50, 6
-    logits, drafted = torch.randn(texts * width, vocabulary, device=DEVICE), torch.randn(slots, texts, 50, device=DEVICE)
+    logits, drafted = (
+        torch.randn(texts * width, vocabulary, device=DEVICE),
+        torch.randn(slots, texts, 50, device=DEVICE),
+    )
     best, signals = read_rows(logits)
     _, draft_signals = read_rows(drafted.view(-1, vocabulary))
     gammas = torch.tensor([4, 3], dtype=torch.int32, device=DEVICE)
