@@ -7,7 +7,7 @@ from pathlib import Path
 # One thread: the models are tiny, and on a busy machine the threads of a pool only wait for each other. Set before
 # torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without a GPU the kernels of the fast path run in Triton's interpreter, which must be chosen before triton is imported.
+# Without a GPU the kernels of the fast path run in Triton's interpreter; read when triton is imported.
 if find_library("cuda") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
 

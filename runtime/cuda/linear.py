@@ -1,7 +1,7 @@
 """Linear layers on few rows: weights in floating point, LLM.int8's or NF4's form are read once, as they are stored.
 
-What stands beside a linear layer in a decoder is done in the same kernel: the norm before it, the residual after it, the
-gate of the MLP.
+What stands beside a linear layer in a decoder is done in the same kernel: the norm before it, the residual after it,
+the gate of the MLP.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Matrix:
     """FLOAT: `[outputs, inputs]`. INT8: int8 `[outputs, inputs]`. NF4: uint8, two weights a byte, the even one in the
     high half."""
     scale: Tensor
-    """INT8: float32 `[outputs]`, largest absolute weight of a row. NF4: float32 `[outputs · inputs / 64]`, of a block."""
+    """INT8: float32 `[outputs]`, largest absolute weight of a row. NF4: float32 `[outputs · inputs / 64]`, of a
+    block."""
     bias: Tensor | None
     """`[outputs]`."""
     outputs: int

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from runtime.cuda.decoder import Decoder
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.tokens import RESULT, SIGNALS, accept, chunks, distance, read
-from runtime.cuda.weights import NotCovered, read_weights
+from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.policies.policy import TokenSignals
 
@@ -44,7 +44,7 @@ class GraphPair:
         longest: tokens drafted in a step at most.
 
     Raises:
-        NotCovered: if the kernels do not cover a model.
+        NotCoveredError: if the kernels do not cover a model.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class GraphPair:
         device = self.target_model.weights.embedding.device
         vocabulary = self.target_model.weights.head.outputs
         if self.draft_model.weights.head.outputs != vocabulary:
-            raise NotCovered("draft and target have vocabularies of different widths")
+            raise NotCoveredError("draft and target have vocabularies of different widths")
         rows = texts * (longest + 1)
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -130,11 +130,14 @@ class GraphPair:
             # What lies further back than the widest call is read like a prompt.
             while unseen > CHUNK:
                 torch.add(self.starts, 1 - unseen, out=self.cursor).clamp_min_(0)
-                self.graphs.run("catch up", lambda: self.draft_model.forward(self.text, self.cursor, 0, CHUNK))
+                self.graphs.run("catch up", self._catch_up)
                 unseen -= CHUNK
             width = next(width for width in CATCH_UP if width >= unseen)
             self.graphs.run(("draft", 0, width), lambda: self._draft(0, width))
         _record(self._drafted[slot])
+
+    def _catch_up(self) -> None:
+        self.draft_model.forward(self.text, self.cursor, 0, CHUNK)
 
     def _draft(self, slot: int, width: int) -> None:
         x = self.draft_model.forward(self.text, self.starts, slot + 1 - width, width)[:, -1]
@@ -183,7 +186,7 @@ class GraphPair:
 
 
 def _event(device: torch.device) -> torch.cuda.Event | None:
-    return torch.cuda.Event() if device.type == "cuda" else None
+    return torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
 
 def _record(event: torch.cuda.Event | None) -> None:

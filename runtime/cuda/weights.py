@@ -18,7 +18,7 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose angles depend on the position alone."""
 
 
-class NotCovered(SpeckvError):
+class NotCoveredError(SpeckvError):
     """The fast path does not do this; the message says what."""
 
 
@@ -70,7 +70,7 @@ def read_weights(model: PreTrainedModel) -> Weights:
     """Return the weights of a loaded model; its tensors are shared.
 
     Raises:
-        NotCovered: if the model is not one that the kernels compute.
+        NotCoveredError: if the model is not one that the kernels compute.
     """
     config = model.config.get_text_config()
     _check(model, config)
@@ -90,18 +90,18 @@ def read_weights(model: PreTrainedModel) -> Weights:
 
 def _check(model: PreTrainedModel, config: Any) -> None:
     if config.model_type not in MODEL_TYPES:
-        raise NotCovered(f"{type(model).__name__} is not one of its models ({', '.join(MODEL_TYPES)})")
+        raise NotCoveredError(f"{type(model).__name__} is not one of its models ({', '.join(MODEL_TYPES)})")
     if config.hidden_act != "silu":
-        raise NotCovered(f"the activation is {config.hidden_act}, not silu")
+        raise NotCoveredError(f"the activation is {config.hidden_act}, not silu")
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     if kinds != {"full_attention"} or (config.model_type == "mistral" and config.sliding_window):
-        raise NotCovered("some layers attend to a sliding window")
+        raise NotCoveredError("some layers attend to a sliding window")
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in ROPE_TYPES:
-        raise NotCovered(f"the rotary embedding is {rope['rope_type']}, which depends on the text's length")
+        raise NotCoveredError(f"the rotary embedding is {rope['rope_type']}, which depends on the text's length")
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
-        raise NotCovered(f"the model lies on {len(devices)} devices")
+        raise NotCoveredError(f"the model lies on {len(devices)} devices")
 
 
 def _layer(layer: nn.Module) -> Layer:
@@ -131,7 +131,7 @@ def _matrix(module: Any) -> Matrix:
     if kind == "Linear4bit":
         return _nf4(module.weight, bias)
     if type(module) is not nn.Linear:
-        raise NotCovered(f"a linear layer is a {kind}")
+        raise NotCoveredError(f"a linear layer is a {kind}")
     return float_matrix(module.weight.detach(), bias)
 
 
@@ -139,7 +139,9 @@ def _nf4(weight: Any, bias: Tensor | None) -> Matrix:
     state = weight.quant_state
     outputs, inputs = state.shape
     if state.quant_type != "nf4" or state.blocksize != NF4_BLOCK or inputs % NF4_BLOCK:
-        raise NotCovered(f"4-bit weights are {state.quant_type} in blocks of {state.blocksize}, not nf4 in {NF4_BLOCK}")
+        raise NotCoveredError(
+            f"4-bit weights are {state.quant_type} in blocks of {state.blocksize}, not nf4 in {NF4_BLOCK}"
+        )
     scale = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise

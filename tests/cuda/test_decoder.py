@@ -18,10 +18,17 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 def llama(**changes: object) -> PreTrainedModel:
     torch.manual_seed(0)
-    settings = dict(
-        vocab_size=300, hidden_size=96, intermediate_size=160, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, max_position_embeddings=256, head_dim=16, initializer_range=0.2,
-    )  # fmt: skip
+    settings = {
+        "vocab_size": 300,
+        "hidden_size": 96,
+        "intermediate_size": 160,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "head_dim": 16,
+        "initializer_range": 0.2,
+    }
     return LlamaForCausalLM(LlamaConfig(**{**settings, **changes})).eval().to(DEVICE)
 
 

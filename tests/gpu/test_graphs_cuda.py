@@ -1,6 +1,6 @@
 """The loop on CUDA graphs with the embedded pair: chosen by itself, and lossless.
 
-Float32: the tokens of the target's own `generate`, whatever the policy. NF4's and INT8's kernels are compared with the
+Float32: the tokens of the target's own `generate`, whatever the policy. INT8's and NF4's kernels are compared with the
 same weights in floating point by the kernels' own tests.
 """
 
@@ -21,10 +21,11 @@ from runtime.profile.start_up import start_up_times
 from runtime.prompts import TASKS, read_prompts
 
 NEW = 64
+Pair = tuple[Backend, Target, PreTrainedModel]
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16", "int8", "nf4"])
-def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, Target, PreTrainedModel]]:
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
     target = load_target(None, request.param, "cuda")
     draft = load_draft(None, target)
     backend = choose_backend(draft, target.model, 512, Sampling())
@@ -34,7 +35,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Backend, Target, PreT
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_tokens_are_the_targets(pair: tuple[Backend, Target, PreTrainedModel], task: str) -> None:
+def test_tokens_are_the_targets(pair: Pair, task: str) -> None:
     backend, target, draft = pair
     times = start_up_times(None, draft, target, lambda: None, backend.graphs)
     prompt = target.encode(next(prompt.text for prompt in read_prompts() if prompt.task == task))
@@ -49,12 +50,11 @@ def test_tokens_are_the_targets(pair: tuple[Backend, Target, PreTrainedModel], t
             assert text == own[0, len(prompt) :].tolist()
 
 
-def test_most_drafted_tokens_stand(pair: tuple[Backend, Target, PreTrainedModel]) -> None:
+def test_most_drafted_tokens_stand(pair: Pair) -> None:
     backend, target, _ = pair
+    policy = make_policy("fixed:4", target.compression, None)
     accepted: list[int] = []
     for prompt in read_prompts()[::5]:
-        steps = backend.steps(
-            target.encode(prompt.text), make_policy("fixed:4", target.compression, None), max_new_tokens=128
-        )
+        steps = backend.steps(target.encode(prompt.text), policy, max_new_tokens=128, eos=target.eos)
         accepted += [step.accepted for step in steps]
     assert sum(accepted) / len(accepted) >= 1.5
