@@ -29,6 +29,8 @@ class Matrix:
     scale: Tensor
     """INT8: float32 `[outputs]`, largest absolute weight of a row. NF4: float32 `[outputs · inputs / 64]`, of a
     block."""
+    code: Tensor
+    """NF4: float32 `[16]`, what each code stands for before scaling."""
     bias: Tensor | None
     """`[outputs]`."""
     outputs: int
@@ -54,44 +56,8 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
     if inputs > 1024 and m <= 32:
         k = 256
     if kind == NF4:
-        k = 256 if inputs >= 256 else 64
+        k = max(k, 64)
     return Tiles(m, n, k, warps=4, stages=4 if k <= 128 else 3)
-
-
-@triton.jit
-def _nf4(code):
-    """Return the values of NF4 codes before scaling (Dettmers 2023, appendix E).
-
-    A tree of selections: looking codes up in a table would keep the weights' loads from running ahead.
-    """
-    one, two, four = (code & 1) != 0, (code & 2) != 0, (code & 4) != 0
-    low = tl.where(
-        four,
-        tl.where(
-            two,
-            tl.where(one, 0.0, -0.09105003625154495),
-            tl.where(one, -0.18477343022823334, -0.28444138169288635),
-        ),
-        tl.where(
-            two,
-            tl.where(one, -0.39491748809814453, -0.5250730514526367),
-            tl.where(one, -0.6961928009986877, -1.0),
-        ),
-    )
-    high = tl.where(
-        four,
-        tl.where(
-            two,
-            tl.where(one, 1.0, 0.7229568362236023),
-            tl.where(one, 0.5626170039176941, 0.44070982933044434),
-        ),
-        tl.where(
-            two,
-            tl.where(one, 0.33791524171829224, 0.24611230194568634),
-            tl.where(one, 0.16093020141124725, 0.07958029955625534),
-        ),
-    )
-    return tl.where((code & 8) != 0, high, low)
 
 
 @triton.jit
@@ -106,7 +72,7 @@ def _inputs(x, gain, scale, columns, width, real, NORM: tl.constexpr):
 
 
 @triton.jit
-def _dot(total, even, odd, weight, scale, rows, k, width, KIND: tl.constexpr, K: tl.constexpr):
+def _dot(total, even, odd, weight, scale, code, rows, k, width, KIND: tl.constexpr, K: tl.constexpr):
     """Add the product of an input tile and the weights of `rows` at inputs k … k + K."""
     if KIND == 2:  # NF4: byte j holds the weights 2j and 2j + 1
         bytes_ = k // 2 + tl.arange(0, K // 2)
@@ -114,8 +80,8 @@ def _dot(total, even, odd, weight, scale, rows, k, width, KIND: tl.constexpr, K:
         packed = tl.load(weight + rows[:, None].to(tl.int64) * (width // 2) + bytes_[None, :], mask=inside, other=0)
         blocks = rows[:, None] * (width // 64) + bytes_[None, :] // 32
         peak = tl.load(scale + blocks, mask=inside, other=0.0)
-        high = (_nf4(packed >> 4) * peak).to(even.dtype)
-        low = (_nf4(packed & 15) * peak).to(even.dtype)
+        high = (tl.load(code + (packed >> 4).to(tl.int32)) * peak).to(even.dtype)
+        low = (tl.load(code + (packed & 15).to(tl.int32)) * peak).to(even.dtype)
         total = tl.dot(even, tl.trans(high), total, input_precision="ieee")
         return tl.dot(odd, tl.trans(low), total, input_precision="ieee")
     else:
@@ -151,7 +117,7 @@ def _finish(total, scale, bias, columns, KIND: tl.constexpr, BIAS: tl.constexpr,
 def _linear(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, n0, w1, s1, b1, n1, w2, s2, b2, n2,
-    out, out_stride, KIND: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
+    code, out, out_stride, KIND: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
@@ -178,7 +144,7 @@ def _linear(
         else:
             even = _inputs(at, gain, norm, k + tl.arange(0, K), width, real, NORM)
             odd = even
-        total = _dot(total, even, odd, weight, scale, loaded, k, width, KIND, K)
+        total = _dot(total, even, odd, weight, scale, code, loaded, k, width, KIND, K)
     dtype: tl.constexpr = x.dtype.element_ty
     result = _finish(total, scale, bias, loaded, KIND, BIAS, dtype)
     mask = real[:, None] & (columns < count)[None, :]
@@ -191,7 +157,7 @@ def _linear(
 @triton.jit
 def _gated(
     x, x_stride, gain, epsilon, rows, width,
-    w0, s0, b0, w1, s1, b1, count, out, KIND: tl.constexpr, BIAS: tl.constexpr,
+    w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr,
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
@@ -211,8 +177,8 @@ def _gated(
         else:
             even = _inputs(at, gain, norm, k + tl.arange(0, K), width, real, True)
             odd = even
-        gate = _dot(gate, even, odd, w0, s0, loaded, k, width, KIND, K)
-        up = _dot(up, even, odd, w1, s1, loaded, k, width, KIND, K)
+        gate = _dot(gate, even, odd, w0, s0, code, loaded, k, width, KIND, K)
+        up = _dot(up, even, odd, w1, s1, code, loaded, k, width, KIND, K)
     dtype: tl.constexpr = x.dtype.element_ty
     gate = _finish(gate, s0, b0, loaded, KIND, BIAS, dtype).to(tl.float32)
     up = _finish(up, s1, b1, loaded, KIND, BIAS, dtype).to(tl.float32)
@@ -252,7 +218,7 @@ def linear(
         parts += [matrix.weight, matrix.scale, matrix.scale if matrix.bias is None else matrix.bias, count]
     blocks = sum(triton.cdiv(matrix.outputs, tile.n) for matrix in matrices)
     _linear[(blocks, triton.cdiv(rows, tile.m))](
-        x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, out, out.stride(0),
+        x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
         KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual,
         M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
@@ -270,7 +236,7 @@ def gated(
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
     _gated[(triton.cdiv(gate.outputs, tile.n), triton.cdiv(rows, tile.m))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
-        gate.outputs, out, KIND=gate.kind, BIAS=gate.bias is not None,
+        gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None,
         M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
 
@@ -278,4 +244,4 @@ def gated(
 def float_matrix(weight: Tensor, bias: Tensor | None = None) -> Matrix:
     """Return a matrix of plain weights `[outputs, inputs]`."""
     nothing = weight.new_zeros(1, dtype=torch.float32)
-    return Matrix(FLOAT, weight, nothing, bias, *weight.shape)
+    return Matrix(FLOAT, weight, nothing, nothing, bias, *weight.shape)

@@ -127,7 +127,7 @@ def _matrix(module: Any) -> Matrix:
     if kind == "Linear8bitLt":
         weight = module.weight
         scale = weight.SCB if weight.SCB is not None else module.state.SCB
-        return Matrix(INT8, weight.data, scale.float(), bias, *weight.shape)
+        return Matrix(INT8, weight.data, scale.float(), scale.float()[:1], bias, *weight.shape)
     if kind == "Linear4bit":
         return _nf4(module.weight, bias)
     if type(module) is not nn.Linear:
@@ -147,7 +147,7 @@ def _nf4(weight: Any, bias: Tensor | None) -> Matrix:
         from bitsandbytes.functional import dequantize_blockwise
 
         scale = dequantize_blockwise(state.absmax, state.state2) + state.offset
-    return Matrix(NF4, weight.data, scale.float(), bias, outputs, inputs)
+    return Matrix(NF4, weight.data, scale.float(), state.code.float(), bias, outputs, inputs)
 
 
 def _bytes(matrix: Matrix) -> int:

@@ -103,6 +103,7 @@ def test_a_system_that_cannot_take_part_is_left_out_with_its_reason(
     usable, left_out = others.other_systems(load_draft("early-exit:2", target), target, PROMPT, clock)
     assert usable == []
     assert left_out == {
+        "compiled": "SpeckvError: transformers compiles on CUDA alone",
         "assisted": "ValueError: the vocabularies differ",
         "assisted:4": "ValueError: the vocabularies differ",
         "flashspec": "flashspec is not installed",

@@ -23,11 +23,11 @@ def matrix(kind: str, outputs: int, inputs: int, bias: bool = False) -> tuple[Ma
         peak = weight.abs().amax(1)
         stored = (weight / peak[:, None] * 127).round().to(torch.int8)
         exact = stored.double() * peak[:, None].double() / 127
-        return Matrix(INT8, stored.to(DEVICE), peak.to(DEVICE), own, outputs, inputs), exact
+        return Matrix(INT8, stored.to(DEVICE), peak.to(DEVICE), peak.to(DEVICE), own, outputs, inputs), exact
     packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
     exact = bnb.dequantize_4bit(packed, state).double()
     return (
-        Matrix(NF4, packed.to(DEVICE), state.absmax.to(DEVICE), own, outputs, inputs),
+        Matrix(NF4, packed.to(DEVICE), state.absmax.to(DEVICE), state.code.to(DEVICE), own, outputs, inputs),
         exact,
     )
 
