@@ -62,8 +62,9 @@ def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def models() -> tuple[PreTrainedModel, PreTrainedModel]:
-    target = llama(num_hidden_layers=2)
-    draft = llama(num_hidden_layers=1)
+    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
+    target = llama(num_hidden_layers=2, num_key_value_heads=1, **small)
+    draft = llama(num_hidden_layers=1, num_key_value_heads=1, **small)
     # The target's own first layer and ends: a draft that is right now and then.
     draft.load_state_dict({k: v for k, v in target.state_dict().items() if k in draft.state_dict()})
     return draft, target
@@ -74,13 +75,13 @@ def models() -> tuple[PreTrainedModel, PreTrainedModel]:
     [Fixed(0), Fixed(3), Fixed(9), StopWhenUnsure(0.3, 5), NowAndThen(2), NowAndThen(7)],
     ids=["plain", "fixed", "long", "unsure", "now and then", "seldom"],
 )
-@pytest.mark.parametrize("length", [1, 2, 19])
+@pytest.mark.parametrize("length", [1, 19])
 def test_steps_are_those_of_the_plain_loop(
     models: tuple[PreTrainedModel, PreTrainedModel], policy: Policy, length: int
 ) -> None:
     draft, target = models
     torch.manual_seed(length)
-    prompt = torch.randint(0, 300, (length,)).tolist()
+    prompt = torch.randint(0, 64, (length,)).tolist()
     pair = GraphPair(draft, target, 1, 64, 6)
     fast, plain = Recorded(policy), Recorded(policy)
     new = 12
@@ -100,7 +101,7 @@ def test_steps_are_those_of_the_plain_loop(
 
 def test_a_pair_is_used_again(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     draft, target = models
-    pair = GraphPair(draft, target, 1, 128, 6)
+    pair = GraphPair(draft, target, 1, 64, 6)
     texts = []
     for _ in range(2):
         for prompt in ([5, 6, 7, 8, 9, 10, 11, 12], [3, 1]):
@@ -112,7 +113,7 @@ def test_a_pair_is_used_again(models: tuple[PreTrainedModel, PreTrainedModel]) -
 
 def test_an_end_of_text_token_ends_it(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     draft, target = models
-    pair = GraphPair(draft, target, 1, 128, 6)
+    pair = GraphPair(draft, target, 1, 64, 6)
     steps = [s.tokens for s in speculate_greedily(pair, [4, 5, 6], Fixed(4), max_new_tokens=10)]
     whole = [token for tokens in steps for token in tokens]
     end = whole[5]
