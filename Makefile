@@ -5,6 +5,9 @@ READY := .venv/.ready
 
 JS := integrations/js
 HEADERS := build/onnxruntime/include/onnxruntime_cxx_api.h
+JAR := build/onnxruntime/onnxruntime.jar
+MODULE := build/go/go.sum
+CRATE := build/rust/Cargo.lock
 
 VLLM := build/venv-vllm
 
@@ -41,7 +44,8 @@ $(JS)/node_modules/.ready: $(JS)/package-lock.json
 	cd $(JS) && ONNXRUNTIME_NODE_INSTALL=skip npm ci
 	touch $@
 
-test-languages: setup $(HEADERS)  ## the programs of integrations/LANGUAGES.md that a compiler at hand can build
+test-languages: setup $(HEADERS) $(if $(shell command -v javac),$(JAR)) \
+	$(if $(shell command -v go),$(MODULE)) $(if $(shell command -v cargo),$(CRATE))  ## the programs of LANGUAGES.md
 	$(PY) -m pytest -rs tests/test_languages.py
 
 # The one registry package with onnxruntime's C++ headers; nothing else of it is used.
@@ -51,6 +55,24 @@ $(HEADERS):
 	tar -xzf build/onnxruntime/*.tgz -C $(@D) --touch --wildcards --strip-components=7 \
 		'*/ios-arm64_x86_64-simulator/onnxruntime.framework/Headers/*.h'
 	rm build/onnxruntime/*.tgz
+
+# The one Python package with onnxruntime's Java classes and their libraries; nothing else of it is used.
+$(JAR): | setup
+	mkdir -p $(@D)
+	$(PY) -m pip download --progress-bar off -q --no-deps --dest $(@D) pyserini==0.40.0
+	cd $(@D) && jar -xf pyserini-*.whl pyserini/resources/jars
+	mv $(@D)/pyserini/resources/jars/anserini-*-fatjar.jar $@
+	rm -r $(@D)/pyserini $(@D)/pyserini-*.whl
+
+# Go and Rust have registries of their own; where one is out of reach, its program is skipped and says so.
+$(MODULE):
+	rm -rf $(@D) && mkdir -p $(@D)
+	-cd $(@D) && go mod init decide && go get github.com/yalue/onnxruntime_go@v1.35.0
+
+$(CRATE):
+	rm -rf $(@D) && mkdir -p $(@D)
+	-cd $(@D) && cargo init --quiet --vcs none --name decide && \
+		cargo add --quiet ort@=2.0.0-rc.13 --no-default-features --features std,api-27 && cargo fetch
 
 # Not part of `make test` or .ci/run: vLLM needs its own environment (3 GB), and every test starts an engine.
 test-vllm: $(VLLM)/.ready build/vllm/draft build/vllm/target build/vllm/profile/step_times_ms.json

@@ -87,7 +87,15 @@ def headline() -> str:
 
 def latency() -> str:
     """One decision, side by side."""
-    measured = result("latency")
+    return (
+        f"{_latency('latency', 'One decision on one thread of')}\n\n"
+        f"{_latency('latency_h200', 'The same beside one NVIDIA H200, on')}"
+    )
+
+
+def _latency(name: str, where: str) -> str:
+    """One machine's decisions."""
+    measured = result(name)
     timings = measured["decision_us"]
     slowest = timings[0]["median"]
     rows = [
@@ -96,7 +104,7 @@ def latency() -> str:
     ]
     process, machine = measured["process"], measured["machine"]
     return (
-        f"One decision on one thread of {machine['processor']} (`python -m runtime latency`, onnxruntime "
+        f"{where} {machine['processor']} (`python -m runtime latency`, onnxruntime "
         f"{machine['onnxruntime']}):\n\n"
         + table(("", "median, µs", "10th – 90th percentile", "faster"), rows)
         + f"\n\nA fresh process makes its first decision after {process['seconds']:.2f} s and peaks at "

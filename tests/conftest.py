@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import os
+from ctypes.util import find_library
 from pathlib import Path
 
 # One thread: the models are tiny, and on a busy machine the threads of a pool only wait for each other. Set before
 # torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU the kernels of the fast path run in Triton's interpreter; read when triton is imported.
+if find_library("cuda") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import pytest
 from tokenizers import Tokenizer

@@ -307,6 +307,24 @@ def test_the_readme_fetches_the_one_file_in_one_line() -> None:
     assert round((package_folder() / DECISION_FILE).stat().st_size / 1000) == int(kilobytes)
 
 
+def test_that_line_fetches_that_file_alone(server: HubServer, tmp_path: Path) -> None:
+    """The command as the README has it, run by a person who has huggingface_hub only."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"^ +(hf download .*)$", readme, re.MULTILINE)
+    _, *words = line.replace("OWNER/speckv-mlp16", REPOSITORY).split()
+    tool = Path(sys.executable).with_name("hf")
+    server.requests.clear()
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    environment["HF_ENDPOINT"] = f"http://127.0.0.1:{server.server_port}"
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    done = subprocess.run([tool, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert server.downloaded == {DECISION_FILE}
+    assert [path.name for path in folder.iterdir() if not path.name.startswith(".")] == [DECISION_FILE]
+    assert (folder / DECISION_FILE).read_bytes() == (package_folder() / DECISION_FILE).read_bytes()
+
+
 def test_the_one_file_is_enough(tmp_path: Path) -> None:
     import numpy as np
 

@@ -34,6 +34,20 @@ HONOURED = frozenset((*_LENGTH_AND_END, *_PROCESSED, *_OUTPUT, *_IDLE))
 
 _POLICY = "the policy says how far to draft: pass `policy`, as in `policy='{}'`"
 _PLAIN = "leave it out, or call `generate` without `custom_generate`"
+DRAFTING: dict[str, tuple[object, str]] = {
+    "num_assistant_tokens": (20, _POLICY.format("fixed:4")),
+    "num_assistant_tokens_schedule": ("constant", _POLICY.format("heuristic")),
+    "assistant_confidence_threshold": (0.4, _POLICY.format("confidence:0.4")),
+    "prompt_lookup_num_tokens": (None, "a `draft` proposes the tokens; leave it out"),
+    "max_matching_ngram_size": (None, "a `draft` proposes the tokens; leave it out"),
+    "assistant_early_exit": (None, "pass `draft=early_exit(model, layers)`, from `runtime.pair.early_exit`"),
+    "assistant_lookbehind": (10, "draft and target must share a tokenizer; leave it out"),
+    "target_lookbehind": (10, "draft and target must share a tokenizer; leave it out"),
+    "assistant_ensemble_weight": (None, "it changes the target's distribution; leave it out"),
+    "use_mtp": (False, "a `draft` proposes the tokens; leave it out"),
+    "speculation_type": (None, "a `draft` proposes the tokens; leave it out"),
+}
+"""Of `REFUSED`, what says how assisted generation drafts: a policy says it."""
 REFUSED: dict[str, tuple[object, str]] = {
     "num_beams": (1, "only greedy search and sampling are; set it to 1, or call `generate` without `custom_generate`"),
     "num_beam_groups": (1, _PLAIN),
@@ -56,17 +70,7 @@ REFUSED: dict[str, tuple[object, str]] = {
     "output_attentions": (False, "call `model(sequences, output_attentions=True)` on the result"),
     "output_hidden_states": (False, "call `model(sequences, output_hidden_states=True)` on the result"),
     "is_assistant": (False, "it is the target that generates; leave it out"),
-    "num_assistant_tokens": (20, _POLICY.format("fixed:4")),
-    "num_assistant_tokens_schedule": ("constant", _POLICY.format("heuristic")),
-    "assistant_confidence_threshold": (0.4, _POLICY.format("confidence:0.4")),
-    "prompt_lookup_num_tokens": (None, "a `draft` proposes the tokens; leave it out"),
-    "max_matching_ngram_size": (None, "a `draft` proposes the tokens; leave it out"),
-    "assistant_early_exit": (None, "pass `draft=early_exit(model, layers)`, from `runtime.pair.early_exit`"),
-    "assistant_lookbehind": (10, "draft and target must share a tokenizer; leave it out"),
-    "target_lookbehind": (10, "draft and target must share a tokenizer; leave it out"),
-    "assistant_ensemble_weight": (None, "it changes the target's distribution; leave it out"),
-    "use_mtp": (False, "a `draft` proposes the tokens; leave it out"),
-    "speculation_type": (None, "a `draft` proposes the tokens; leave it out"),
+    **DRAFTING,
 }
 """Field of `GenerationConfig` → the value, besides None, that asks for nothing, and what to do about any other."""
 
@@ -96,6 +100,18 @@ def check_config(config: GenerationConfig) -> None:
             continue
         neutral, remedy = REFUSED.get(name, (None, "this release does not know it; leave it out"))
         if value != neutral:
+            refuse(name, value, remedy)
+
+
+def check_drafting(config: GenerationConfig) -> None:
+    """Refuse a generation config that asks assisted generation for another way of drafting.
+
+    Raises:
+        ValueError: naming the first such field.
+    """
+    for name, (neutral, remedy) in DRAFTING.items():
+        value = getattr(config, name, None)
+        if value is not None and value != neutral:
             refuse(name, value, remedy)
 
 

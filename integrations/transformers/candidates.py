@@ -17,7 +17,7 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import CandidateGenerator
 
-from integrations.transformers.arguments import check_models, check_processors, refuse
+from integrations.transformers.arguments import check_drafting, check_models, check_processors, refuse
 from integrations.transformers.choice import ProcessorChoice
 from integrations.transformers.decoding import draw_seed, speckv_errors_as_value_errors
 from integrations.transformers.policies import resolve_policy
@@ -105,7 +105,8 @@ def assisted_by(model: PreTrainedModel, policy: str | Policy | None = None) -> I
         policy: as in `speculative_generate`.
 
     Raises:
-        ValueError: inside, from `generate`, for a draft or a processor that cannot be used.
+        ValueError: inside, from `generate`, for a draft or a processor that cannot be used, and for every argument that
+            says how to draft.
     """
     outer = vars(model).get("_get_candidate_generator")
     model._get_candidate_generator = functools.partial(_candidate_generator, model, policy)
@@ -130,10 +131,9 @@ def _candidate_generator(
     """Make the generator from what `generate` gives: these arguments, by these names, in 5.17 and in 5.23."""
     if others.get("assistant_tokenizer") is not None:
         refuse("assistant_tokenizer", None, "draft and target must share a tokenizer; leave it out")
-    if generation_config.assistant_ensemble_weight is not None:
-        refuse("assistant_ensemble_weight", None, "it changes the target's distribution; leave it out")
-    check_processors(logits_processor)
     draft = check_models(model, assistant_model)
+    check_drafting(generation_config)
+    check_processors(logits_processor)
     with speckv_errors_as_value_errors():
         chosen = resolve_policy(policy, draft, model)
         vocabulary = model.config.get_text_config().vocab_size

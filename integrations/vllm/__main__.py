@@ -114,6 +114,10 @@ def reasons(plan: Plan) -> list[str]:
         f"1 request under speckv's scheduler, which takes the table's place and may draft {plan.longest}: "
         f"{plan.controlled_tokens_per_step:.2f} tokens a step, {plan.controlled_ratio:.2f} times."
     )
+    lines.append(
+        f"With data parallelism vLLM drops the table and always drafts num_speculative_tokens, here {plan.longest}: "
+        "give it the length for the requests that one rank sees."
+    )
     return lines
 
 

@@ -22,6 +22,8 @@ TESTED = (0, 32)
 """The vLLM release line whose scheduler this was read and run against."""
 KEY = "speckv"
 """Our entry in the engine's `additional_config`."""
+SETTINGS = {"draft_ms", "target_ms", "acceptance"}
+"""What is in it, by name."""
 FIELD = "num_spec_tokens_to_schedule"
 """Of the engine's SchedulerOutput: tokens that the draft model writes after this step, for every request alike."""
 METHODS = {
@@ -106,6 +108,8 @@ def read_settings(settings: Any, longest: int) -> Controller:
     try:
         target_ms = {int(tokens): float(ms) for tokens, ms in settings["target_ms"].items()}
         draft_ms, acceptance = float(settings["draft_ms"]), float(settings["acceptance"])
+        if unknown := settings.keys() - SETTINGS:
+            raise ValueError(f"nothing is called {', '.join(sorted(unknown))}")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise SpeckvError(f"additional_config['{KEY}'] is not what the plan prints ({error!r}): make it anew") from None
     if not 0 <= acceptance <= 1:

@@ -13,7 +13,9 @@ from runtime.bench.meeting import Meeting
 from runtime.bench.others import other_systems
 from runtime.bench.reference import NearTie, Reference
 from runtime.bench.score import Runs, Score, compare
+from runtime.loop.backend import choose_backend
 from runtime.loop.generate import check_context
+from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
 from runtime.pair.draft import load_draft
 from runtime.pair.target import load_target
@@ -55,6 +57,8 @@ class Comparison:
     """Every contender with the target in one precision."""
 
     precision: str
+    loop: str
+    """What the policies' loop ran on; see `Backend.why`."""
     step_times_ms: dict[str, dict[int, float]] | None
     """What the policies that weigh time were given: model → tokens in the call → milliseconds; None without one."""
     best_fixed: dict[str, str]
@@ -88,11 +92,16 @@ def bench(
     draft = load_draft(plan.draft, target)
     encoded = [target.encode(prompt.text) for prompt in plan.prompts]
     check_context(*cached_pair(draft, target.model), max(map(len, encoded)), plan.max_new_tokens)
+    longest = max(map(len, encoded)) + plan.max_new_tokens
+    announce("preparing the loop", None)
+    backend = choose_backend(draft, target.model, longest, Sampling())
     times = None
     if any(name in TIMED for name in plan.policies):
-        times = start_up_times(plan.draft, draft, target, lambda: announce("measuring step times", None))
+        times = start_up_times(
+            plan.draft, draft, target, lambda: announce("measuring step times", None), backend.graphs
+        )
     loops: list[Contender] = [
-        Loop(name, draft, target, make_policy(name, target.compression, times)) for name in plan.policies
+        Loop(name, backend, target.eos, make_policy(name, target.compression, times)) for name in plan.policies
     ]
     clock = Clock(target.model.get_input_embeddings().weight.device)
     announce("trying other systems", None)
@@ -108,6 +117,7 @@ def bench(
     plain = sum(len(tokens) for tokens in reference.tokens.values())
     return Comparison(
         precision=precision,
+        loop=backend.why,
         step_times_ms=None if times is None else {"draft": times.draft, "target": times.target},
         best_fixed=best_fixed,
         near_ties=sorted(reference.near_ties, key=lambda tie: (tie.prompt, tie.position, tie.contender)),

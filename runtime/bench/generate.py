@@ -9,6 +9,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel
 
 from runtime.bench.contender import Generation
+from runtime.errors import SpeckvError
 from runtime.pair.target import Target
 
 
@@ -23,6 +24,26 @@ class Plain:
     def run(self, prompt: Sequence[int], new_tokens: int) -> Generation:
         """Generate; see `Contender`."""
         tokens = _generate(self.target, prompt, new_tokens)
+        return Generation(tokens, steps=len(tokens), drafted=0)
+
+
+class Compiled:
+    """`generate` with a static cache, which transformers compiles by itself on CUDA.
+
+    Raises:
+        SpeckvError: on the CPU, where it compiles nothing.
+    """
+
+    name = "compiled"
+
+    def __init__(self, target: Target) -> None:
+        if target.model.get_input_embeddings().weight.device.type != "cuda":
+            raise SpeckvError("transformers compiles on CUDA alone")
+        self.target = target
+
+    def run(self, prompt: Sequence[int], new_tokens: int) -> Generation:
+        """Generate; see `Contender`."""
+        tokens = _generate(self.target, prompt, new_tokens, cache_implementation="static")
         return Generation(tokens, steps=len(tokens), drafted=0)
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from runtime.bench.clock import Clock
 from runtime.bench.contender import Contender
 from runtime.bench.flashspec import FlashSpec
-from runtime.bench.generate import Assisted
+from runtime.bench.generate import Assisted, Compiled
 from runtime.pair.target import Target
 
 TRIAL = 2
@@ -21,6 +21,7 @@ def other_systems(
 ) -> tuple[list[Contender], dict[str, str]]:
     """Return the systems that decode the prompt with this pair, and name → why not for the rest."""
     makers: dict[str, Callable[[], Contender]] = {
+        "compiled": lambda: Compiled(target),
         "assisted": lambda: Assisted(draft, target),
         "assisted:4": lambda: Assisted(draft, target, constant=4),
         "flashspec": lambda: FlashSpec(draft, target),

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
@@ -16,10 +15,8 @@ from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
+    from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
-    from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
@@ -58,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from transformers import TextStreamer
 
+    from runtime.loop.backend import choose_backend
     from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import summarise
     from runtime.pair.draft import check_draft, load_draft
@@ -68,23 +66,36 @@ def run(options: argparse.Namespace) -> int:
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     target = load_target(options.target, options.target_precision, options.device, placement)
     draft = load_draft(options.draft, target)
-    policy = _policy(options, draft, target)
+    prompt = target.encode(options.prompt)
+    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
+    policy = _policy(options, backend, target)
     # Every process of a tensor parallel target runs the same loop; the first one speaks.
     speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
-    for step in _steps(options, draft, target, policy, sampling):
+    for step in backend.steps(
+        prompt,
+        policy,
+        max_new_tokens=options.max_new_tokens,
+        sampling=sampling,
+        eos=target.eos,
+        seed=options.seed,
+    ):
         steps.append(step)
         if printer:
             printer.put(torch.tensor(step.tokens))
     statistics = summarise(steps, time.perf_counter() - start)
     if printer:
         printer.end()
-        _print_statistics(statistics, options.policy, target.precision)
+        _print_statistics(statistics, options.policy, target.precision, backend.why)
     elif speaks:
         text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
-        print(json.dumps({"text": text, "precision": target.precision, **dataclasses.asdict(statistics)}))
+        print(
+            json.dumps(
+                {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
+            )
+        )
     return 0
 
 
@@ -109,7 +120,7 @@ def _check(options: argparse.Namespace) -> None:
         raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
 
 
-def _policy(options: argparse.Namespace, draft: PreTrainedModel, target: Target) -> Policy:
+def _policy(options: argparse.Namespace, backend: Backend, target: Target) -> Policy:
     if options.policy not in TIMED:
         return make_policy(options.policy, target.compression)
     from runtime.profile.start_up import start_up_times
@@ -117,27 +128,11 @@ def _policy(options: argparse.Namespace, draft: PreTrainedModel, target: Target)
     def announce() -> None:
         print("measuring the pair's step times, once for this machine", file=sys.stderr)
 
-    return make_policy(options.policy, target.compression, start_up_times(options.draft, draft, target, announce))
+    times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
+    return make_policy(options.policy, target.compression, times)
 
 
-def _steps(
-    options: argparse.Namespace, draft: PreTrainedModel, target: Target, policy: Policy, sampling: Sampling
-) -> Iterator[Step]:
-    from runtime.loop.generate import speculate
-    from runtime.loop.scorer import cached_pair
-
-    return speculate(
-        *cached_pair(draft, target.model),
-        target.encode(options.prompt),
-        policy,
-        max_new_tokens=options.max_new_tokens,
-        sampling=sampling,
-        eos=target.eos,
-        seed=options.seed,
-    )
-
-
-def _print_statistics(statistics: Statistics, policy: str, precision: str) -> None:
+def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -146,6 +141,7 @@ def _print_statistics(statistics: Statistics, policy: str, precision: str) -> No
     table.add_column()
     table.add_column(justify="right")
     rate = statistics.acceptance_rate
+    table.add_row("loop", loop)
     table.add_row("tokens", f"{statistics.tokens} in {statistics.seconds:.2f} s, {statistics.steps} steps")
     table.add_row("tokens per second", f"{statistics.tokens_per_second:.1f}")
     table.add_row("tokens per step", f"{statistics.tokens_per_step:.2f}")

@@ -64,9 +64,7 @@ def speculate(
     Raises:
         SpeckvError: if the prompt is empty, or does not fit into a context together with the new tokens.
     """
-    if not prompt:
-        raise SpeckvError("the prompt has no tokens: give at least one")
-    check_context(draft, target, len(prompt), max_new_tokens)
+    check_text(draft, target, prompt, max_new_tokens)
     choice = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
     generator = torch.Generator().manual_seed(seed)
@@ -90,6 +88,17 @@ def speculate(
         yield Step(kept, gamma, accepted, proposal.drafted)
         if ended:
             return
+
+
+def check_text(draft: Scorer, target: Scorer, prompt: Sequence[int], new: int) -> None:
+    """Refuse a prompt without tokens, and one that does not fit into both contexts together with `new` tokens.
+
+    Raises:
+        SpeckvError: saying which.
+    """
+    if not prompt:
+        raise SpeckvError("the prompt has no tokens: give at least one")
+    check_context(draft, target, len(prompt), new)
 
 
 def check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:

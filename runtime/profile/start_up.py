@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -17,10 +18,12 @@ from runtime.machine import device_name
 from runtime.pair.embedded import cache_folder
 from runtime.pair.target import Target
 from runtime.policies.step_times import StepTimes, read_step_times
-from runtime.profile.step_times import TimedModel
+from runtime.profile.step_times import Timed, TimedModel
 from runtime.profile.store import Store, digest
 
-BACKEND = "eager"
+if TYPE_CHECKING:
+    from runtime.cuda.pair import GraphPair
+
 SECONDS = 1.3
 """For all forwards but the two that fill the caches. Those are a process's first, which any text would pay for."""
 CONTEXT = 64
@@ -37,7 +40,11 @@ ROUNDS = 15
 
 
 def start_up_times(
-    draft_name: str | None, draft: PreTrainedModel, target: Target, announce: Callable[[], None]
+    draft_name: str | None,
+    draft: PreTrainedModel,
+    target: Target,
+    announce: Callable[[], None],
+    graphs: GraphPair | None = None,
 ) -> StepTimes:
     """Return the pair's step times on this machine: kept ones, or measured now and kept in the cache folder.
 
@@ -48,28 +55,44 @@ def start_up_times(
         draft: the loaded draft.
         target: the loaded target.
         announce: called before measuring.
+        graphs: measure these instead of the eager models.
     """
-    key = _key(draft_name, draft, target)
+    backend = "graph" if graphs else "eager"
+    key = _key(draft_name, draft, target, backend)
     path = _kept(key)
     if path:
         with contextlib.suppress(SpeckvError):
-            return read_step_times(path, target.precision, BACKEND)
+            return read_step_times(path, target.precision, backend)
     announce()
-    times = measure(draft, target.model)
+    times = measure_graphs(graphs) if graphs else measure(draft, target.model)
     if path:
         tables = {"draft": times.draft, target.precision: times.target}
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            Store(path.parent).write_json(path.name, {"key": key, **{name: _named(ms) for name, ms in tables.items()}})
+            Store(path.parent).write_json(
+                path.name, {"key": key, **{name: _named(backend, ms) for name, ms in tables.items()}}
+            )
     return times
 
 
 def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SECONDS) -> StepTimes:
-    """Measure median milliseconds of eager forwards, within `seconds` where that is enough for the needed calls.
+    """Measure median milliseconds of eager forwards; see `measure_calls`."""
+    return measure_calls({"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}, seconds)
+
+
+def measure_graphs(pair: GraphPair) -> StepTimes:
+    """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
+    from runtime.cuda.times import TimedDraft, TimedTarget
+
+    pair.begin([[0] * min(CONTEXT, pair.capacity - 1)])
+    return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)})
+
+
+def measure_calls(models: Mapping[str, Timed], seconds: float = SECONDS) -> StepTimes:
+    """Measure median milliseconds of `CALLS`, within `seconds` where that is enough for the needed ones.
 
     A slow machine gets fewer widths, in the order of `CALLS`: as many as warm up in a quarter of the time.
     """
-    models = {"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}
     clock = time.perf_counter
     begun = clock()
     samples: dict[tuple[str, int], list[float]] = {}
@@ -90,8 +113,8 @@ def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SE
     return StepTimes(*tables)
 
 
-def _named(milliseconds: Mapping[int, float]) -> dict[str, float]:
-    return {f"{BACKEND}{tokens}": ms for tokens, ms in milliseconds.items()}
+def _named(backend: str, milliseconds: Mapping[int, float]) -> dict[str, float]:
+    return {f"{backend}{tokens}": ms for tokens, ms in milliseconds.items()}
 
 
 def _kept(key: Mapping[str, object]) -> Path | None:
@@ -102,7 +125,7 @@ def _kept(key: Mapping[str, object]) -> Path | None:
         return None
 
 
-def _key(draft_name: str | None, draft: PreTrainedModel, target: Target) -> dict[str, object]:
+def _key(draft_name: str | None, draft: PreTrainedModel, target: Target, backend: str) -> dict[str, object]:
     """Return what the times depend on."""
     return {
         "draft": _absolute(draft_name or "default"),
@@ -111,7 +134,7 @@ def _key(draft_name: str | None, draft: PreTrainedModel, target: Target) -> dict
         "layers": [model.config.get_text_config().num_hidden_layers for model in (draft, target.model)],
         "precision": target.precision,
         "device": _device(target.model),
-        "backend": BACKEND,
+        "backend": backend,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,6 +19,14 @@ BATCH_WIDTHS = (33, 65, 129, 257)
 """What an engine that verifies many texts at once puts into one call of the target."""
 BATCH_REPEATS = 5
 """They take long, and their time varies less."""
+
+
+class Timed(Protocol):
+    """A model whose single forwards can be timed."""
+
+    def forward_ms(self, tokens: int) -> float:
+        """Return the milliseconds of one forward on `tokens`, until its result is there."""
+        ...
 
 
 class TimedModel:

@@ -21,3 +21,5 @@ export const PUBLISHED_CANDIDATES = /** @type {const} */ ([2, 4, 6, 8]);
 export const MAX_ENTROPY_BITS = 32;
 
 export const DECISION_FILE = 'speckv_mlp16_gamma.onnx';
+
+export const MANIFEST_FILE = 'MANIFEST.json';

@@ -1,11 +1,13 @@
 /** Decisions under Node, through onnxruntime-node. */
 
+import { readFile } from 'node:fs/promises';
 import { fileURLToPath } from 'node:url';
 import { isMainThread } from 'node:worker_threads';
 
 import { DECISION_FILE } from './contract.js';
 import { SpeckvError, firstLine } from './errors.js';
 import { GammaSelector } from './selector.js';
+import { readShipped } from './shipped.js';
 
 export * from './contract.js';
 export { SpeckvError } from './errors.js';
@@ -27,7 +29,6 @@ const SESSION_OPTIONS = {
   logSeverityLevel: /** @type {const} */ (4), // every failure comes back as an exception
   extra: { session: { intra_op: { allow_spinning: '0' } } },
 };
-const SHIPPED = new URL(`../model/${DECISION_FILE}`, import.meta.url);
 
 /** @type {Promise<GammaSelector> | undefined} */
 let shipped;
@@ -41,20 +42,23 @@ let shipped;
  * @throws {SpeckvError} naming the argument that is wrong
  */
 export async function selectGamma(signals, compression, options) {
-  shipped ??= openSelector();
+  shipped ??= openSelector().catch((error) => {
+    shipped = undefined; // the next call tries again
+    throw error;
+  });
   return (await shipped).select(signals, compression, options);
 }
 
 /**
- * Open a decision graph, the shipped one by default.
+ * Open a decision graph. The shipped one, the default, is checked against its manifest; any other is taken as it is.
  * @param {string | URL | Uint8Array} [model] path, file address or content
  * @returns {Promise<GammaSelector>}
- * @throws {SpeckvError} if onnxruntime-node or the graph cannot be loaded
+ * @throws {SpeckvError} if onnxruntime-node or the graph cannot be loaded, or the shipped graph is not the packed one
  */
-export async function openSelector(model = SHIPPED) {
+export async function openSelector(model) {
   const ort = await importRuntime();
-  const place = model instanceof URL ? fileURLToPath(model) : model;
-  const name = typeof place === 'string' ? place : 'the given model';
+  const place = model === undefined ? await readShipped(read) : model instanceof URL ? fileURLToPath(model) : model;
+  const name = typeof place === 'string' ? place : `the ${model === undefined ? 'shipped' : 'given'} model`;
   try {
     const session = await (typeof place === 'string'
       ? ort.InferenceSession.create(place, SESSION_OPTIONS)
@@ -64,6 +68,18 @@ export async function openSelector(model = SHIPPED) {
     throw new SpeckvError(
       `${name}: onnxruntime-node cannot load it (${firstLine(error)}): reinstall speckv, or give openSelector a ${DECISION_FILE}`,
     );
+  }
+}
+
+/**
+ * @param {URL} place
+ * @returns {Promise<Uint8Array>}
+ */
+async function read(place) {
+  try {
+    return await readFile(place);
+  } catch (error) {
+    throw new SpeckvError(`${fileURLToPath(place)} cannot be read (${firstLine(error)}): reinstall speckv`);
   }
 }
 

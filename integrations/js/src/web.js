@@ -3,6 +3,7 @@
 import { DECISION_FILE } from './contract.js';
 import { SpeckvError, firstLine } from './errors.js';
 import { GammaSelector } from './selector.js';
+import { readShipped } from './shipped.js';
 
 export * from './contract.js';
 export { SpeckvError } from './errors.js';
@@ -16,8 +17,6 @@ export { GammaSelector } from './selector.js';
  * @typedef {import('./selector.js').BatchDecision} BatchDecision
  */
 
-const SHIPPED = new URL(`../model/${DECISION_FILE}`, import.meta.url);
-
 /** @type {Promise<GammaSelector> | undefined} */
 let shipped;
 
@@ -30,19 +29,22 @@ let shipped;
  * @throws {SpeckvError} naming the argument that is wrong
  */
 export async function selectGamma(signals, compression, options) {
-  shipped ??= openSelector();
+  shipped ??= openSelector().catch((error) => {
+    shipped = undefined; // the next call tries again
+    throw error;
+  });
   return (await shipped).select(signals, compression, options);
 }
 
 /**
- * Open a decision graph, the shipped one by default.
+ * Open a decision graph. The shipped one, the default, is checked against its manifest; any other is taken as it is.
  * @param {string | URL | Uint8Array} [model] address or content
  * @returns {Promise<GammaSelector>}
- * @throws {SpeckvError} if onnxruntime-web or the graph cannot be loaded
+ * @throws {SpeckvError} if onnxruntime-web or the graph cannot be loaded, or the shipped graph is not the packed one
  */
-export async function openSelector(model = SHIPPED) {
+export async function openSelector(model) {
   const ort = await importRuntime();
-  const [name, bytes] = model instanceof Uint8Array ? ['the given model', model] : [model, await download(model)];
+  const [name, bytes] = await content(model);
   try {
     return new GammaSelector(ort, await ort.InferenceSession.create(bytes, { executionProviders: ['wasm'] }));
   } catch (error) {
@@ -50,6 +52,15 @@ export async function openSelector(model = SHIPPED) {
       `${name}: onnxruntime-web cannot load it (${firstLine(error)}): reinstall speckv, or give openSelector a ${DECISION_FILE}`,
     );
   }
+}
+
+/**
+ * @param {string | URL | Uint8Array | undefined} model
+ * @returns {Promise<[name: string, bytes: Uint8Array]>}
+ */
+async function content(model) {
+  if (model === undefined) return ['the shipped model', await readShipped(download)];
+  return model instanceof Uint8Array ? ['the given model', model] : [String(model), await download(model)];
 }
 
 /** @returns {Promise<typeof import('onnxruntime-web')>} */

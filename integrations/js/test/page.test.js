@@ -33,6 +33,7 @@ describe('the page', { skip }, () => {
     server = await serve(0);
     origin = `http://127.0.0.1:${/** @type {import('node:net').AddressInfo} */ (server.address()).port}`;
     const args = ['--no-sandbox', '--disable-gpu', '--disable-background-networking', '--disable-component-update'];
+    args.push('--host-resolver-rules=MAP elsewhere.test 127.0.0.1'); // not trusted, as the loopback address is
     browser = await chromium.launch({ executablePath: String(executablePath), args });
   });
   after(async () => {
@@ -170,10 +171,27 @@ describe('the page', { skip }, () => {
   test('a graph that is not there is named', async () => {
     const page = await browser.newPage();
     await page.route('**/*.onnx', (route) => route.fulfill({ status: 404 }));
-    await page.goto(`${origin}/page/`);
-    await page.waitForFunction(() => document.querySelector('[role=alert]')?.textContent);
-    const text = String(await page.getByRole('alert').textContent());
+    const text = await refusal(page, `${origin}/page/`);
     assert.match(text, /speckv_mlp16_gamma.onnx: the server answers 404: check that it is served/);
+    await page.close();
+  });
+
+  for (const [what, pattern, body, message] of /** @type {const} */ ([
+    ['graph that is another', '**/*.onnx', 'another', /gamma.onnx differs from its sha256 in MANIFEST.json: reinstall/],
+    ['manifest that is none', '**/MANIFEST.json', '<html>', /MANIFEST.json does not list speckv_mlp16_gamma.onnx/],
+  ])) {
+    test(`a ${what} is refused`, async () => {
+      const page = await browser.newPage();
+      await page.route(pattern, (route) => route.fulfill({ body }));
+      assert.match(await refusal(page, `${origin}/page/`), message);
+      await page.close();
+    });
+  }
+
+  test('where the browser cannot check the graph, it says why', async () => {
+    const page = await browser.newPage();
+    const address = `${origin}/page/`.replace('127.0.0.1', 'elsewhere.test');
+    assert.match(await refusal(page, address), /gamma.onnx cannot be checked, .* plain http: serve it over https/);
     await page.close();
   });
 
@@ -213,6 +231,17 @@ describe('the page', { skip }, () => {
  */
 async function settled(page) {
   await page.waitForSelector('.results[aria-busy=false]:not(.empty)');
+}
+
+/**
+ * @param {Page} page
+ * @param {string} address
+ * @returns {Promise<string>} why the page there shows no decision
+ */
+async function refusal(page, address) {
+  await page.goto(address);
+  await page.waitForFunction(() => document.querySelector('[role=alert]')?.textContent);
+  return String(await page.getByRole('alert').textContent());
 }
 
 /**

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import CandidateGenerator
 
 from integrations.transformers import PolicyCandidateGenerator, assisted_by
+from integrations.transformers.arguments import DRAFTING
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import cached_pair
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome, Policy
 from tests.integrations.transformers.pairs import FAMILIES, inputs, noisy, own, tiny
+from tests.integrations.transformers.test_refusals import FIELDS
 from tests.integrations.transformers.test_sampling import exact
 from tests.loop.fakes import Erratic, StopWhenUnsure
 from tests.loop.test_sampling import FALSE_ALARM, p_value
@@ -136,13 +139,23 @@ def test_the_model_is_left_as_it_was(model: PreTrainedModel, draft: PreTrainedMo
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"assistant_ensemble_weight": 0.5}, "assistant_ensemble_weight"),
+        *((FIELDS[name], f"`{name}`") for name in DRAFTING if name in FIELDS),
         ({"guidance_scale": 1.5}, "UnbatchedClassifierFreeGuidance"),
     ],
+    ids=str,
 )
 def test_refusals(model: PreTrainedModel, draft: PreTrainedModel, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         assisted(model, draft, "fixed:2", max_new_tokens=3, **arguments)
+
+
+def test_every_way_of_drafting_is_refused(model: PreTrainedModel) -> None:
+    config, _ = model._prepare_generation_config(GenerationConfig())
+    about = re.compile("assistant|lookup|lookbehind|ngram_size|mtp|speculation")
+    fields = {name for name in vars(config) if not name.startswith("_") and about.search(name)}
+    assert fields - {"is_assistant", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size"} == set(DRAFTING) & set(
+        vars(config)
+    )
 
 
 def test_prompt_lookup_is_refused(model: PreTrainedModel) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from integrations.transformers import resolve_policy
+from integrations.transformers import assisted_by, resolve_policy
 from runtime import SpeckvError
+from runtime.pair.early_exit import early_exit
 from runtime.policies.fixed import Fixed
 from runtime.profile import start_up
 from tests.integrations.transformers.pairs import FAMILIES, noisy, ours, own, tiny
@@ -69,6 +70,16 @@ def test_processes_that_measure_different_times_do_not_weigh_them(draft: PreTrai
 def test_a_policy_object_is_used_as_it_is(model: PreTrainedModel, draft: PreTrainedModel) -> None:
     policy = Fixed(3)
     assert resolve_policy(policy, draft, model) is policy
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "sliding"])
+def test_the_targets_own_first_layers_as_the_draft(family: str) -> None:
+    model = tiny(family)
+    expected = own(model, [3, 1, 4], max_new_tokens=30)
+    assert torch.equal(ours(model, [3, 1, 4], early_exit(model, 1), max_new_tokens=30), expected)
+    with assisted_by(model, "fixed:4"):
+        assert torch.equal(own(model, [3, 1, 4], assistant_model=early_exit(model, 1), max_new_tokens=30), expected)
+    assert torch.equal(own(model, [3, 1, 4], max_new_tokens=30), expected)  # the target is whole
 
 
 @pytest.mark.parametrize("width", [VOCABULARY - 20, VOCABULARY + 20])

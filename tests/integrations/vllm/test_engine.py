@@ -121,7 +121,7 @@ def test_without_settings_the_engine_keeps_its_table(plan: dict[str, Any], plain
 
 def test_three_tensor_parallel_ranks(plan: dict[str, Any], plain: Run) -> None:
     free = controlled(plan, **FREE)
-    config = {**table(free["speculative_config"], 1), "draft_tensor_parallel_size": 3}
+    config = table(free["speculative_config"], 1)  # the draft's ranks follow the target's
     run = generate(**{**free, "speculative_config": config}, tensor_parallel_size=3)
     assert run.tokens == plain.tokens
     assert run.mean_length > 4
@@ -140,17 +140,17 @@ def test_two_data_parallel_ranks_lose_their_table(plan: dict[str, Any]) -> None:
     from integrations.vllm.scheduler import unsuitable
 
     config = table(plan["speculative_config"], 2)
-    reasons = [
-        unsuitable(
-            EngineArgs(
-                model=target(),
-                dtype="float32",
-                data_parallel_size=ranks,
-                speculative_config=dict(config),
-                additional_config=plan["additional_config"],
-            ).create_engine_config()
-        )
+    one, two = (
+        EngineArgs(
+            model=target(),
+            dtype="float32",
+            data_parallel_size=ranks,
+            speculative_config=dict(config),
+            additional_config=plan["additional_config"],
+        ).create_engine_config()
         for ranks in (1, 2)
-    ]
-    assert reasons[0] is None
-    assert "data parallelism" in str(reasons[1])
+    )
+    assert unsuitable(one) is None
+    assert "data parallelism" in str(unsuitable(two))
+    # What is then drafted at every step.
+    assert two.speculative_config.num_speculative_tokens == config["num_speculative_tokens"]

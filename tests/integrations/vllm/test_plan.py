@@ -114,8 +114,10 @@ def test_every_choice_has_its_sentence(profile: Path, capsys: pytest.CaptureFixt
     assert main(["plan", "--profile", str(profile)]) == 0
     lines = capsys.readouterr().out.splitlines()
     plan = make_plan(profile)
-    assert len(lines) == 1 + len(plan.table) + 2 + 2  # what was replayed, the table, its use, scheduler, the command
-    assert lines[-4] == f"Beyond {plan.last_faster} requests at once vLLM is faster without a draft model."
+    # What was replayed, the table, its use, the scheduler, data parallelism, the command.
+    assert len(lines) == 1 + len(plan.table) + 3 + 2
+    assert f"num_speculative_tokens, here {plan.longest}" in lines[-3]
+    assert lines[-5] == f"Beyond {plan.last_faster} requests at once vLLM is faster without a draft model."
     assert f"{plan.table[0].tokens_per_step:.2f} tokens a step" in lines[1]
     assert "beyond 32 requests" in lines[len(plan.table)]
 

@@ -172,7 +172,12 @@ def test_a_field_that_is_gone_is_found_out(monkeypatch: pytest.MonkeyPatch, capl
 
 
 @pytest.mark.parametrize(
-    "settings", [None, [], {}, {**SETTINGS, "target_ms": {"one": 1}}, {**SETTINGS, "acceptance": 1.5}]
+    "settings",
+    [
+        *(None, [], {}, {**SETTINGS, "target_ms": {"one": 1}}),
+        *({**SETTINGS, "acceptance": 1.5}, {**SETTINGS, "acceptance": float("nan")}, {**SETTINGS, "longest": 3}),
+    ],
+    ids=str,
 )
 def test_damaged_settings_are_refused_in_one_line(settings: Any) -> None:
     with pytest.raises(SpeckvError, match="additional_config") as error:

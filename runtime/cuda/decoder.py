@@ -1,0 +1,82 @@
+"""The forward pass of a Llama-like decoder over a few new tokens of one or more texts, on static buffers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from runtime.cuda.attention import attend, scratch
+from runtime.cuda.linear import gated, linear
+from runtime.cuda.tokens import embed
+from runtime.cuda.weights import Layer, Weights
+
+SPLITS_FOR = 256
+"""Cached positions that one program of the attention kernel reads at most, as far as the texts' number allows."""
+MOST_PROGRAMS = 256
+"""Programs of one attention call, about two for each of a large GPU's processors."""
+
+
+class Decoder:
+    """A model's weights with a static KV cache: rows for `texts` texts of up to `capacity` tokens.
+
+    Every call works in the same buffers, so that it can be captured as a CUDA graph.
+
+    Args:
+        weights: of the model.
+        texts: decoded side by side.
+        capacity: positions of each text's cache.
+        widest: new tokens of a text in one call at most.
+    """
+
+    def __init__(self, weights: Weights, texts: int, capacity: int, widest: int) -> None:
+        self.weights = weights
+        self.texts, self.widest = texts, widest
+        heads, kv_heads, dim = weights.heads, weights.kv_heads, weights.dim
+        like = weights.embedding
+        shape = len(weights.layers), texts, kv_heads, capacity, dim
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.cos, self.sin = weights.angles(capacity)
+        rows = texts * widest
+        self.x = like.new_empty(rows, like.shape[1])
+        self.qkv = like.new_empty(rows, (heads + 2 * kv_heads) * dim)
+        self.attended = like.new_empty(rows, heads * dim)
+        self.hidden = like.new_empty(rows, weights.layers[0].gate.outputs)
+        self.splits = max(1, min(capacity // SPLITS_FOR, MOST_PROGRAMS // (texts * kv_heads)))
+        parts, arrived = scratch(texts, kv_heads, heads // kv_heads, dim, widest, self.splits)
+        self.parts = torch.empty(parts, dtype=torch.float32, device=like.device)
+        self.arrived = torch.zeros(arrived, dtype=torch.int32, device=like.device)
+
+    def forward(self, text: Tensor, starts: Tensor, offset: int, width: int) -> Tensor:
+        """Run the layers on the tokens of `text` at `starts[b] + offset` … `+ width`, and cache them.
+
+        Args:
+            text: int32 `[texts, capacity]`.
+            starts: int32 `[texts]`.
+            offset: see above.
+            width: at most `widest`.
+
+        Returns:
+            What the layers left, `[texts, width, size]`, a view of a buffer.
+        """
+        rows = self.texts * width
+        x = self.x[:rows]
+        embed(text, starts, offset, width, self.weights.embedding, x)
+        for index, layer in enumerate(self.weights.layers):
+            self._layer(index, layer, x, starts, offset, width)
+        return x.view(self.texts, width, -1)
+
+    def _layer(self, index: int, layer: Layer, x: Tensor, starts: Tensor, offset: int, width: int) -> None:
+        weights, rows = self.weights, len(x)
+        qkv, attended, hidden = self.qkv[:rows], self.attended[:rows], self.hidden[:rows]
+        linear(x, (layer.q, layer.k, layer.v), qkv, gain=layer.attention_gain, epsilon=weights.epsilon)
+        attend(
+            qkv, self.cos, self.sin, self.keys[index], self.values[index], starts, offset, width,
+            weights.dim**-0.5, attended, self.parts, self.arrived, self.splits,
+        )  # fmt: skip
+        linear(attended, (layer.o,), x, residual=True)
+        gated(x, layer.gate, layer.up, hidden, layer.mlp_gain, weights.epsilon)
+        linear(hidden, (layer.down,), x, residual=True)
+
+    def head(self, x: Tensor, out: Tensor) -> None:
+        """Write the logits of `[rows, size]` into `out` `[rows, V]`, rounded as the model rounds them."""
+        linear(x, (self.weights.head,), out, gain=self.weights.final_gain, epsilon=self.weights.epsilon)

@@ -1,0 +1,199 @@
+"""A draft and its target on static caches, decoding greedily: the text, the caches' lengths and acceptance stay on
+the device, and each call below is one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from runtime.cuda.decoder import Decoder
+from runtime.cuda.graphs import Graphs
+from runtime.cuda.tokens import RESULT, SIGNALS, accept, chunks, distance, read
+from runtime.cuda.weights import NotCoveredError, read_weights
+from runtime.errors import SpeckvError
+from runtime.policies.policy import TokenSignals
+
+CHUNK = 64
+"""Tokens of a prompt that one call takes."""
+CATCH_UP = (1, 2, 4, 8, 16, 32, CHUNK)
+"""Widths of a step's first draft call: at least as many tokens as the draft has not seen."""
+
+
+class Verified(NamedTuple):
+    """What became of one text's step."""
+
+    accepted: int
+    token: int
+    """The target's own token after the accepted ones."""
+    signals: tuple[float, float, float]
+    """See `verified_signals`; the distance is NaN where all proposals stand."""
+
+
+class GraphPair:
+    """Texts decoded side by side, each with its own length, gamma and acceptance.
+
+    Args:
+        draft: a model that `read_weights` covers, of the target's vocabulary.
+        target: likewise, on the same device.
+        texts: decoded side by side.
+        capacity: tokens of each text at most, prompt and new ones.
+        longest: tokens drafted in a step at most.
+
+    Raises:
+        NotCoveredError: if the kernels do not cover a model.
+    """
+
+    def __init__(
+        self, draft: PreTrainedModel, target: PreTrainedModel, texts: int, capacity: int, longest: int
+    ) -> None:
+        self.texts, self.capacity, self.longest = texts, capacity, longest
+        positions = capacity + CHUNK  # the last call of a prompt may go beyond its end
+        widest = max(CHUNK, longest + 1)
+        self.draft_model = Decoder(read_weights(draft), texts, positions, widest)
+        self.target_model = Decoder(read_weights(target), texts, positions, widest)
+        device = self.target_model.weights.embedding.device
+        vocabulary = self.target_model.weights.head.outputs
+        if self.draft_model.weights.head.outputs != vocabulary:
+            raise NotCoveredError("draft and target have vocabularies of different widths")
+        rows = texts * (longest + 1)
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, device=device)
+
+        def on_host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
+
+        self.text = zeros(texts, positions, dtype=torch.int32)
+        self.starts = zeros(texts, dtype=torch.int32)  # place of each text's last committed token
+        self.cursor = zeros(texts, dtype=torch.int32)  # where a call on a prompt begins
+        self.gammas = zeros(texts, dtype=torch.int32)
+        logits = self.target_model.x.dtype
+        self.draft_logits = zeros(longest, texts, vocabulary, dtype=logits)
+        self.draft_signals = zeros(longest, texts, SIGNALS)
+        self.target_logits = zeros(rows, vocabulary, dtype=logits)
+        self.target_signals = zeros(rows, SIGNALS)
+        self.tokens = zeros(rows, dtype=torch.int32)
+        self.results = zeros(texts, RESULT)
+        self.parts = zeros(rows * chunks(vocabulary) * 5)
+        self.arrived = zeros(rows, dtype=torch.int32)
+        self._gammas = on_host(texts, dtype=torch.int32)
+        self._signals = on_host(longest, texts, SIGNALS)
+        self._results = on_host(texts, RESULT)
+        self._host_signals, self._host_results = self._signals.numpy(), self._results.numpy()
+        self.graphs = Graphs([self.text, self.starts, self.cursor, self.gammas])
+        self._drafted = [_event(device) for _ in range(longest)]
+        self._verified = _event(device)
+
+    @torch.inference_mode()
+    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
+        """Start new texts: read all tokens of the prompts but the last into both caches.
+
+        Raises:
+            SpeckvError: if a prompt is longer than the capacity.
+        """
+        if max(map(len, prompts)) > self.capacity:
+            raise SpeckvError(f"a prompt of {max(map(len, prompts))} tokens is longer than the {self.capacity} planned")
+        for row, prompt in enumerate(prompts):
+            self.text[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
+        for start in range(0, max(map(len, prompts)) - 1, CHUNK):
+            self.cursor.fill_(start)
+            self.graphs.run("prompt", self._read_prompt)
+        self.starts.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Compile the kernels and capture the graphs of usual steps; any text is lost."""
+        self.begin([[0, 0]] * self.texts)
+        for unseen in CATCH_UP[:3]:
+            self.draft(0, unseen)
+        for slot in range(1, self.longest):
+            self.draft(slot, 1)
+        for gamma in range(self.longest + 1):
+            self.starts.fill_(1)
+            self.verify([gamma] * self.texts)
+            self.verified()
+
+    def _read_prompt(self) -> None:
+        for model in (self.draft_model, self.target_model):
+            model.forward(self.text, self.cursor, 0, CHUNK)
+
+    @torch.inference_mode()
+    def draft(self, slot: int, unseen: int) -> None:
+        """Begin to draft the token number `slot` ≥ 0 of a step; `unseen` tokens of the texts are new to the draft."""
+        if slot:
+            self.graphs.run(("draft", slot, 1), lambda: self._draft(slot, 1))
+        else:
+            # What lies further back than the widest call is read like a prompt.
+            while unseen > CHUNK:
+                torch.add(self.starts, 1 - unseen, out=self.cursor).clamp_min_(0)
+                self.graphs.run("catch up", self._catch_up)
+                unseen -= CHUNK
+            width = next(width for width in CATCH_UP if width >= unseen)
+            self.graphs.run(("draft", 0, width), lambda: self._draft(0, width))
+        _record(self._drafted[slot])
+
+    def _catch_up(self) -> None:
+        self.draft_model.forward(self.text, self.cursor, 0, CHUNK)
+
+    def _draft(self, slot: int, width: int) -> None:
+        x = self.draft_model.forward(self.text, self.starts, slot + 1 - width, width)[:, -1]
+        logits, signals = self.draft_logits[slot], self.draft_signals[slot]
+        self.draft_model.head(x, logits)
+        write = self.text, self.starts, slot + 1
+        read(logits, self.parts, self.arrived, self.tokens, signals, write)
+        self._signals[slot].copy_(signals, non_blocking=True)
+
+    def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
+        """Wait for token number `slot` of every text; return its signals, and the token."""
+        _wait(self._drafted[slot])
+        return [
+            (TokenSignals(entropy, top1, top2), int(token))
+            for entropy, top1, top2, _, token in self._host_signals[slot].tolist()
+        ]
+
+    @torch.inference_mode()
+    def verify(self, gammas: Sequence[int]) -> None:
+        """Begin to verify the first `gammas[b]` tokens that were drafted for each text."""
+        width = max(gammas) + 1
+        self._gammas.numpy()[:] = gammas
+        self.graphs.run(("verify", width), lambda: self._verify(width))
+        _record(self._verified)
+
+    def _verify(self, width: int) -> None:
+        self.gammas.copy_(self._gammas, non_blocking=True)
+        x = self.target_model.forward(self.text, self.starts, 0, width).flatten(0, 1)
+        logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
+        self.target_model.head(x, logits)
+        read(logits, self.parts, self.arrived, self.tokens, signals)
+        accept(self.text, self.starts, self.gammas, width, self.tokens, signals, self.results)
+        distance(
+            logits, signals, width, self.draft_logits, self.draft_signals, self.gammas, self.results, self.parts,
+            self.arrived,
+        )  # fmt: skip
+        self._results.copy_(self.results, non_blocking=True)
+
+    def verified(self) -> list[Verified]:
+        """Wait for the verification of every text, and return what became of it."""
+        _wait(self._verified)
+        return [
+            Verified(int(accepted), int(token), (entropy, top1, apart))
+            for accepted, token, entropy, top1, apart in self._host_results.tolist()
+        ]
+
+
+def _event(device: torch.device) -> torch.cuda.Event | None:
+    return torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+
+def _record(event: torch.cuda.Event | None) -> None:
+    if event is not None:
+        event.record()
+
+
+def _wait(event: torch.cuda.Event | None) -> None:
+    if event is not None:
+        event.synchronize()

@@ -1,0 +1,38 @@
+"""Timing a pair's graphs, one call at a time."""
+
+from __future__ import annotations
+
+import time
+
+from runtime.cuda.pair import GraphPair
+
+
+class TimedDraft:
+    """The draft's calls; see `Timed`."""
+
+    def __init__(self, pair: GraphPair) -> None:
+        self.pair = pair
+
+    def forward_ms(self, tokens: int) -> float:
+        """Return the milliseconds of drafting one token after `tokens` new ones, until its signals are there."""
+        start = time.perf_counter()
+        self.pair.draft(0, tokens)
+        self.pair.drafted(0)
+        return (time.perf_counter() - start) * 1e3
+
+
+class TimedTarget:
+    """The target's calls; see `Timed`. The text stays as long as it is."""
+
+    def __init__(self, pair: GraphPair) -> None:
+        self.pair = pair
+        self.starts = pair.starts.clone()
+
+    def forward_ms(self, tokens: int) -> float:
+        """Return the milliseconds of verifying `tokens` − 1 proposals, until the outcome is there."""
+        start = time.perf_counter()
+        self.pair.verify([tokens - 1] * self.pair.texts)
+        self.pair.verified()
+        milliseconds = (time.perf_counter() - start) * 1e3
+        self.pair.starts.copy_(self.starts)
+        return milliseconds

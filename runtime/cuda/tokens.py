@@ -1,0 +1,229 @@
+"""Tokens on the device: embedding them, reading them off logits with their signals, accepting and committing them."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CHUNK = 2048
+"""Logits that one program reads."""
+SIGNALS = 5
+"""Entropy in bits, top-1 and top-2 probability, ln Σ exp(logit), and the likeliest token, of one distribution."""
+RESULT = 5
+"""Of a step: accepted tokens, the token after them, and what `verified_signals` says of its distribution."""
+
+
+@triton.jit
+def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.constexpr):
+    row = tl.program_id(0)
+    batch = row // width
+    position = tl.load(starts + batch) + offset + row % width
+    token = tl.load(text + batch.to(tl.int64) * capacity + tl.maximum(position, 0)).to(tl.int64)
+    columns = tl.arange(0, SIZE)
+    inside = columns < size
+    tl.store(out + row * size + columns, tl.load(table + token * size + columns, mask=inside), mask=inside)
+
+
+@triton.jit
+def _read(
+    logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place,
+    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    row, chunk = tl.program_id(0), tl.program_id(1)
+    columns = chunk * CHUNK + tl.arange(0, CHUNK)
+    inside = columns < vocabulary
+    x = tl.load(logits + row.to(tl.int64) * stride + columns, mask=inside, other=-float("inf")).to(tl.float32)
+    peak = tl.max(x, 0)
+    best = tl.min(tl.where(x == peak, columns, 2147483647), 0)
+    second = tl.max(tl.where(columns == best, -float("inf"), x), 0)
+    weight = tl.exp(x - peak)
+    own = parts + (row * CHUNKS + chunk) * 5
+    tl.store(own, peak)
+    tl.store(own + 1, best.to(tl.float32))  # exact below 2^24
+    tl.store(own + 2, second)
+    tl.store(own + 3, tl.sum(weight, 0))
+    tl.store(own + 4, tl.sum(tl.where(weight > 0, weight * x, 0.0), 0))
+    tl.debug_barrier()
+    before = tl.atomic_add(arrived + row, 1)
+    if before == tl.num_programs(1) - 1:
+        chunks = tl.arange(0, CHUNKS)
+        used = chunks < tl.num_programs(1)
+        at = parts + (row * CHUNKS + chunks) * 5
+        peaks = tl.load(at, mask=used, other=-float("inf"), cache_modifier=".cg")
+        bests = tl.load(at + 1, mask=used, other=0.0, cache_modifier=".cg")
+        seconds = tl.load(at + 2, mask=used, other=-float("inf"), cache_modifier=".cg")
+        peak = tl.max(peaks, 0)
+        winner = tl.min(tl.where(peaks == peak, chunks, 2147483647), 0)
+        token = tl.sum(tl.where(chunks == winner, bests, 0.0), 0).to(tl.int32)
+        second = tl.maximum(
+            tl.max(tl.where(chunks == winner, -float("inf"), peaks), 0),
+            tl.max(tl.where(chunks == winner, seconds, -float("inf")), 0),
+        )
+        fade = tl.where(used, tl.exp(peaks - peak), 0.0)
+        total = tl.sum(fade * tl.load(at + 3, mask=used, other=0.0, cache_modifier=".cg"), 0)
+        mean = tl.sum(fade * tl.load(at + 4, mask=used, other=0.0, cache_modifier=".cg"), 0) / total
+        log_total = peak + tl.log(total)
+        tl.store(tokens + row, token)
+        tl.store(signals + row * 5, tl.maximum(log_total - mean, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
+        tl.store(signals + row * 5 + 1, 1 / total)
+        tl.store(signals + row * 5 + 2, tl.exp(second - peak) / total)
+        tl.store(signals + row * 5 + 3, log_total)
+        tl.store(signals + row * 5 + 4, token.to(tl.float32))
+        if WRITE:
+            tl.store(text + row.to(tl.int64) * capacity + tl.load(starts + row) + place, token)
+        tl.store(arrived + row, 0)
+
+
+@triton.jit
+def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr):
+    batch = tl.program_id(0)
+    start = tl.load(starts + batch)
+    gamma = tl.load(gammas + batch)
+    own = text + batch.to(tl.int64) * capacity + start
+    at = tl.arange(0, WIDTH)
+    proposed = tl.load(own + 1 + at, mask=at < gamma, other=-1)
+    chosen = tl.load(best + batch * width + at, mask=at < gamma, other=-1)
+    accepted = tl.min(tl.where((at < gamma) & (proposed != chosen), at, gamma), 0)
+    token = tl.load(best + batch * width + accepted)
+    row = batch * width + accepted
+    tl.store(results + batch * 5, accepted.to(tl.float32))
+    tl.store(results + batch * 5 + 1, token.to(tl.float32))
+    tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
+    tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
+    tl.debug_barrier()  # every proposal has been read
+    tl.store(own + 1 + accepted, token)
+    tl.store(starts + batch, start + accepted + 1)
+
+
+@triton.jit
+def _distance(
+    target, target_stride, target_signals, width, draft, slot_stride, draft_signals,
+    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    batch, chunk = tl.program_id(0), tl.program_id(1)
+    accepted = tl.load(results + batch * 5).to(tl.int32)
+    if accepted == tl.load(gammas + batch):
+        if chunk == 0:
+            tl.store(results + batch * 5 + 4, float("nan"))
+    else:
+        columns = chunk * CHUNK + tl.arange(0, CHUNK)
+        inside = columns < vocabulary
+        row = batch * width + accepted
+        p = tl.load(target + row.to(tl.int64) * target_stride + columns, mask=inside, other=-float("inf"))
+        q = tl.load(
+            draft + accepted.to(tl.int64) * slot_stride + batch * vocabulary + columns,
+            mask=inside, other=-float("inf"),
+        ).to(tl.float32)  # fmt: skip
+        log_p = tl.load(target_signals + row * 5 + 3)
+        log_q = tl.load(draft_signals + (accepted * tl.num_programs(0) + batch) * 5 + 3)
+        apart = tl.where(inside, tl.abs(tl.exp(p.to(tl.float32) - log_p) - tl.exp(q - log_q)), 0.0)
+        tl.store(parts + batch * CHUNKS + chunk, tl.sum(apart, 0))
+        tl.debug_barrier()
+        before = tl.atomic_add(arrived + batch, 1)
+        if before == tl.num_programs(1) - 1:
+            chunks = tl.arange(0, CHUNKS)
+            all_ = tl.load(
+                parts + batch * CHUNKS + chunks, mask=chunks < tl.num_programs(1), other=0.0, cache_modifier=".cg"
+            )
+            tl.store(results + batch * 5 + 4, tl.sum(all_, 0) / 2)
+            tl.store(arrived + batch, 0)
+
+
+def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
+    """Look up the tokens of `text` (int32 `[texts, capacity]`) at `starts[b] + offset + i` in `table` `[V, size]`.
+
+    Args:
+        text: the tokens.
+        starts: int32 `[texts]`.
+        offset: see above.
+        width: tokens of each text.
+        table: the embedding.
+        out: `[texts · width, size]`.
+    """
+    size = table.shape[1]
+    _embed[(out.shape[0],)](
+        text, text.stride(0), starts, offset, width, table, size, out, SIZE=triton.next_power_of_2(size)
+    )
+
+
+def chunks(vocabulary: int) -> int:
+    """Return how many partial results a row of logits needs, a power of two."""
+    return int(triton.next_power_of_2(triton.cdiv(vocabulary, CHUNK)))
+
+
+def read(
+    logits: Tensor,
+    parts: Tensor,
+    arrived: Tensor,
+    tokens: Tensor,
+    signals: Tensor,
+    write: tuple[Tensor, Tensor, int] | None = None,
+) -> None:
+    """Read the likeliest token and the signals off each row of logits.
+
+    Args:
+        logits: `[rows, V]`.
+        parts: float32 scratch, `rows · chunks(V) · 5`.
+        arrived: int32 scratch of zeros, `rows`; left at zero.
+        tokens: int32 `[rows]`, the first of the likeliest tokens.
+        signals: float32 `[rows, 5]`, see `SIGNALS`.
+        write: text (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
+            `text[b, starts[b] + place]`.
+    """
+    rows, vocabulary = logits.shape
+    text, starts, place = write or (tokens, tokens, 0)
+    _read[(rows, triton.cdiv(vocabulary, CHUNK))](
+        logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, text.stride(0), starts, place,
+        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+    )  # fmt: skip
+
+
+def accept(
+    text: Tensor, starts: Tensor, gammas: Tensor, width: int, best: Tensor, signals: Tensor, results: Tensor
+) -> None:
+    """Accept proposals while they are the target's choice, write the target's own token after them, and move on.
+
+    Args:
+        text: int32 `[texts, capacity]`; proposals begin at `starts[b] + 1`.
+        starts: int32 `[texts]`, moved past what was accepted.
+        gammas: int32 `[texts]`, how many were proposed, below `width`.
+        width: rows of `best` for each text.
+        best: int32 `[texts · width]`, the target's choices.
+        signals: float32 `[texts · width, 5]`, the target's.
+        results: float32 `[texts, 5]`, see `RESULT`; all but the distance.
+    """
+    _accept[(len(starts),)](
+        text, text.stride(0), starts, gammas, width, best, signals, results, WIDTH=triton.next_power_of_2(width)
+    )
+
+
+def distance(
+    target: Tensor,
+    target_signals: Tensor,
+    width: int,
+    draft: Tensor,
+    draft_signals: Tensor,
+    gammas: Tensor,
+    results: Tensor,
+    parts: Tensor,
+    arrived: Tensor,
+) -> None:
+    """Write the total variation distance at each text's own token into `results`; NaN where all proposals stand.
+
+    Args:
+        target: logits, `[texts · width, V]`.
+        target_signals: float32 `[texts · width, 5]`.
+        width: rows of `target` for each text.
+        draft: logits, `[slots, texts, V]`.
+        draft_signals: float32 `[slots, texts, 5]`.
+        gammas: int32 `[texts]`.
+        results: float32 `[texts, 5]`, after `accept`.
+        parts: float32 scratch, `texts · chunks(V)`.
+        arrived: int32 scratch of zeros, `texts`; left at zero.
+    """
+    vocabulary = target.shape[1]
+    _distance[(len(gammas), triton.cdiv(vocabulary, CHUNK))](
+        target, target.stride(0), target_signals, width, draft, draft.stride(0), draft_signals,
+        gammas, results, vocabulary, parts, arrived, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+    )  # fmt: skip

@@ -1,0 +1,76 @@
+"""The linear kernels against the same products in float64."""
+
+from __future__ import annotations
+
+import bitsandbytes.functional as bnb
+import pytest
+import torch
+from torch import Tensor
+
+from runtime.cuda.linear import INT8, NF4, Matrix, float_matrix, gated, linear
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+EPSILON = 1e-5
+
+
+def matrix(kind: str, outputs: int, inputs: int, bias: bool = False) -> tuple[Matrix, Tensor]:
+    """Return random weights as stored, and the same in float64."""
+    weight = torch.randn(outputs, inputs)
+    own = torch.randn(outputs, device=DEVICE) if bias else None
+    if kind == "float":
+        return float_matrix(weight.to(DEVICE), own), weight.double()
+    if kind == "int8":
+        peak = weight.abs().amax(1)
+        stored = (weight / peak[:, None] * 127).round().to(torch.int8)
+        exact = stored.double() * peak[:, None].double() / 127
+        return Matrix(INT8, stored.to(DEVICE), peak.to(DEVICE), peak.to(DEVICE), own, outputs, inputs), exact
+    packed, state = bnb.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    exact = bnb.dequantize_4bit(packed, state).double()
+    return (
+        Matrix(NF4, packed.to(DEVICE), state.absmax.to(DEVICE), state.code.to(DEVICE), own, outputs, inputs),
+        exact,
+    )
+
+
+def normed(x: Tensor, gain: Tensor) -> Tensor:
+    x = x.double().cpu()
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + EPSILON) * gain.double().cpu()
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+@pytest.mark.parametrize(("rows", "inputs"), [(1, 64), (5, 192), (70, 576)])
+def test_products_side_by_side(kind: str, rows: int, inputs: int) -> None:
+    torch.manual_seed(rows)
+    parts = [matrix(kind, outputs, inputs, bias=rows == 5) for outputs in (72, 24, 40)]
+    wide = torch.randn(rows, 2, inputs, device=DEVICE)
+    x, gain = wide[:, 1], torch.rand(inputs, device=DEVICE)  # rows that lie apart
+    out = torch.full((rows, 136), torch.nan, device=DEVICE)
+    linear(x, tuple(own for own, _ in parts), out, gain=gain, epsilon=EPSILON)
+    expected = torch.cat(
+        [normed(x, gain) @ weight.T + (0 if own.bias is None else own.bias.double().cpu()) for own, weight in parts],
+        1,
+    )
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+def test_residual(kind: str) -> None:
+    torch.manual_seed(0)
+    own, weight = matrix(kind, 96, 128)
+    x, out = torch.randn(3, 128, device=DEVICE), torch.randn(3, 96, device=DEVICE)
+    before = out.clone()
+    linear(x, (own,), out, residual=True)
+    expected = before.double().cpu() + x.double().cpu() @ weight.T
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+def test_gate(kind: str) -> None:
+    torch.manual_seed(0)
+    (gate, w0), (up, w1) = matrix(kind, 160, 192), matrix(kind, 160, 192)
+    x, gain = torch.randn(4, 192, device=DEVICE), torch.rand(192, device=DEVICE)
+    out = torch.full((4, 160), torch.nan, device=DEVICE)
+    gated(x, gate, up, out, gain, EPSILON)
+    n = normed(x, gain)
+    expected = torch.nn.functional.silu(n @ w0.T) * (n @ w1.T)
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,81 @@
+"""Reading tokens and signals, accepting, and the distance, against the plain loop's own functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from runtime.cuda.tokens import CHUNK, accept, chunks, distance, read
+from runtime.loop.accept import accept_greedy, left_behind, verified_signals
+from runtime.loop.propose import token_signals
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def read_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
+    rows, vocabulary = logits.shape
+    parts = torch.empty(rows * chunks(vocabulary) * 5, device=DEVICE)
+    arrived = torch.zeros(rows, dtype=torch.int32, device=DEVICE)
+    tokens = torch.empty(rows, dtype=torch.int32, device=DEVICE)
+    signals = torch.empty(rows, 5, device=DEVICE)
+    read(logits, parts, arrived, tokens, signals)
+    assert not arrived.any()
+    return tokens, signals
+
+
+@pytest.mark.parametrize("vocabulary", [37, CHUNK, 3 * CHUNK + 5])
+def test_signals_are_those_of_the_plain_loop(vocabulary: int) -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(3, vocabulary, device=DEVICE) * torch.tensor([[0.1], [3.0], [20.0]], device=DEVICE)
+    tokens, signals = read_rows(logits)
+    assert tokens.tolist() == logits.argmax(-1).tolist()
+    torch.testing.assert_close(signals[:, :3], token_signals(logits), rtol=1e-4, atol=1e-5)
+    assert signals[:, 4].tolist() == tokens.tolist()
+    torch.testing.assert_close(signals[:, 3], logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_of_equal_logits_and_masked_ones() -> None:
+    logits = torch.full((1, 2 * CHUNK), -1e30, device=DEVICE)
+    logits[0, [CHUNK - 1, CHUNK, CHUNK + 7]] = 1.0
+    tokens, signals = read_rows(logits)
+    assert tokens.tolist() == [CHUNK - 1]
+    torch.testing.assert_close(signals[0, :3].cpu(), torch.tensor([1.5850, 1 / 3, 1 / 3]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [0, 2, 4])
+def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
+    torch.manual_seed(wrong)
+    texts, width, vocabulary, slots = 2, 5, 50, 6
+    logits, drafted = (
+        torch.randn(texts * width, vocabulary, device=DEVICE),
+        torch.randn(slots, texts, 50, device=DEVICE),
+    )
+    best, signals = read_rows(logits)
+    _, draft_signals = read_rows(drafted.view(-1, vocabulary))
+    gammas = torch.tensor([4, 3], dtype=torch.int32, device=DEVICE)
+    starts = torch.tensor([7, 2], dtype=torch.int32, device=DEVICE)
+    text = torch.zeros(texts, 20, dtype=torch.int32, device=DEVICE)
+    for row, (start, gamma) in enumerate(zip(starts.tolist(), gammas.tolist(), strict=True)):
+        text[row, start + 1 : start + 1 + gamma] = best.view(texts, width)[row, :gamma]
+        if wrong < gamma:
+            text[row, start + 1 + wrong] = (best.view(texts, width)[row, wrong] + 1) % vocabulary
+    before, results = text.clone(), torch.empty(texts, 5, device=DEVICE)
+    first = starts.tolist()
+    accept(text, starts, gammas, width, best, signals, results)
+    parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
+    arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
+    distance(logits, signals, width, drafted, draft_signals.view(slots, texts, 5), gammas, results, parts, arrived)
+    assert not arrived.any()
+    for row, (start, gamma) in enumerate(zip(first, gammas.tolist(), strict=True)):
+        own = logits.view(texts, width, -1)[row, : gamma + 1]
+        proposed = before[row, start + 1 : start + 1 + gamma].long()
+        accepted, token = accept_greedy(own, proposed)
+        assert results[row, :2].tolist() == [accepted, token]
+        assert starts[row] == start + accepted + 1
+        assert text[row, start + accepted + 1] == token
+        expected = left_behind(own, [*drafted[:gamma, row, None]], accepted)
+        torch.testing.assert_close(results[row, 2:], expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+        if accepted < gamma:
+            apart = verified_signals(own[accepted][None], drafted[accepted, row][None])[0, 2]
+            torch.testing.assert_close(results[row, 4], apart, rtol=1e-4, atol=1e-5)
