@@ -145,7 +145,15 @@ def drafter() -> str:
 
 def precisions() -> str:
     """What compressing the target costs and changes."""
-    measured = result("precisions_cpu")
+    return (
+        f"{_precisions('precisions_cpu', 'The embedded target in each precision on two cores of')}\n\n"
+        f"{_precisions('precisions_h200', 'The same on one')}"
+    )
+
+
+def _precisions(name: str, where: str) -> str:
+    """One machine's precisions."""
+    measured = result(name)
     widths = ("eager1", "eager5", "eager9", "eager17")
     rows = [
         (
@@ -158,10 +166,11 @@ def precisions() -> str:
         for row in measured["rows"]
     ]
     tokens = (f"q = {width.removeprefix('eager')}, ms" for width in widths)
+    compared = sorted({row["tokens"] for row in measured["rows"]})  # a text may end early
     return (
-        f"The embedded target in each precision on two cores of {measured['device']} (one draft forward: "
+        f"{where} {measured['device']} (one draft forward: "
         f"{measured['rows'][0]['draft_ms']:.0f} ms): one forward on q tokens, agreement of the loop with "
-        f"token-by-token greedy decoding over {measured['rows'][0]['tokens']} tokens, perplexity on a fixed text.\n\n"
+        f"token-by-token greedy decoding over {' to '.join(map(str, compared))} tokens, perplexity on a fixed text.\n\n"
         + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), rows)
     )
 
