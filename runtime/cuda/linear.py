@@ -14,8 +14,11 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+from runtime.cuda.nf4 import lookup
 
 FLOAT, INT8, NF4 = 0, 1, 2
+LOOKUP = tl.constexpr(lookup() if torch.cuda.is_available() else "")
+"""How NF4 is decoded; the kernels' interpreter on the CPU, which knows no PTX, reads a table."""
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
 
@@ -88,8 +91,13 @@ def _weights(
 ):
     """Return what `_stored` loaded as numbers, `[B, C, N]`; INT8 without its scales, which `_finish` applies."""
     if KIND == 2:
-        high = tl.load(code + (stored >> 4).to(tl.int32))
-        low = tl.load(code + (stored & 15).to(tl.int32))
+        if LOOKUP != "":
+            high, low = tl.inline_asm_elementwise(
+                LOOKUP, "=r,=r,=r,=r,=r,=r,=r,=r,r", [stored], (tl.float32, tl.float32), is_pure=True, pack=4
+            )
+        else:
+            high = tl.load(code + (stored >> 4).to(tl.int32))
+            low = tl.load(code + (stored & 15).to(tl.int32))
         tile = tl.reshape((tl.join(high, low) * peak[:, :, :, None, None]).to(dtype), [B, N, C])
     elif KIND == 1 and dtype == tl.float16:
         # The bits of 1024 + 128 + w, of which 1152 is taken: exact, and far faster than a conversion.
