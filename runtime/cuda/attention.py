@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+
 LEAST = -1.0e30
 """Score of what a token may not see. Finite, so that differences are."""
 BLOCK_CACHED = 64
@@ -42,9 +44,11 @@ def _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2):
 def _attend(
     qkv, cos, sin, keys, values, starts, offset, width, capacity, scale, out, parts, arrived,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
-    ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr,
+    ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One key-value head of one text, one block of its query rows, one share of the cached positions."""
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     share = tl.program_id(2)
     dtype: tl.constexpr = qkv.dtype.element_ty
@@ -183,7 +187,8 @@ def attend(
     _attend[(texts * kv_heads, triton.cdiv(group * width, rows), splits)](
         qkv, cos, sin, keys, values, starts, offset, width, capacity, scale, out, parts, arrived,
         KV_HEADS=kv_heads, GROUP=group, DIM=dim, HALF=max(triton.next_power_of_2(dim // 2), 16),
-        ROWS=rows, CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, num_warps=4, num_stages=2,
+        ROWS=rows, CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, EARLY=EARLY,
+        num_warps=4, num_stages=2, launch_pdl=EARLY,
     )  # fmt: skip
 
 

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+
 CHUNK = 2048
 """Logits that one program reads."""
 SIGNALS = 5
@@ -15,7 +17,9 @@ RESULT = 5
 
 
 @triton.jit
-def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.constexpr):
+def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.constexpr, EARLY: tl.constexpr):
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0)
     batch = row // width
     position = tl.load(starts + batch) + offset + row % width
@@ -28,8 +32,10 @@ def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.con
 @triton.jit
 def _read(
     logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place,
-    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     row, chunk = tl.program_id(0), tl.program_id(1)
     columns = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = columns < vocabulary
@@ -76,7 +82,9 @@ def _read(
 
 
 @triton.jit
-def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr):
+def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr, EARLY: tl.constexpr):
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch = tl.program_id(0)
     start = tl.load(starts + batch)
     gamma = tl.load(gammas + batch)
@@ -99,8 +107,10 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
 @triton.jit
 def _distance(
     target, target_stride, target_signals, width, draft, slot_stride, draft_signals,
-    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch, chunk = tl.program_id(0), tl.program_id(1)
     accepted = tl.load(results + batch * 5).to(tl.int32)
     if accepted == tl.load(gammas + batch):
@@ -143,8 +153,9 @@ def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, 
     """
     size = table.shape[1]
     _embed[(out.shape[0],)](
-        text, text.stride(0), starts, offset, width, table, size, out, SIZE=triton.next_power_of_2(size)
-    )
+        text, text.stride(0), starts, offset, width, table, size, out,
+        SIZE=triton.next_power_of_2(size), EARLY=EARLY, launch_pdl=EARLY,
+    )  # fmt: skip
 
 
 def chunks(vocabulary: int) -> int:
@@ -175,7 +186,7 @@ def read(
     text, starts, place = write or (tokens, tokens, 0)
     _read[(rows, triton.cdiv(vocabulary, CHUNK))](
         logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, text.stride(0), starts, place,
-        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -194,8 +205,9 @@ def accept(
         results: float32 `[texts, 5]`, see `RESULT`; all but the distance.
     """
     _accept[(len(starts),)](
-        text, text.stride(0), starts, gammas, width, best, signals, results, WIDTH=triton.next_power_of_2(width)
-    )
+        text, text.stride(0), starts, gammas, width, best, signals, results,
+        WIDTH=triton.next_power_of_2(width), EARLY=EARLY, launch_pdl=EARLY,
+    )  # fmt: skip
 
 
 def distance(
@@ -225,5 +237,6 @@ def distance(
     vocabulary = target.shape[1]
     _distance[(len(gammas), triton.cdiv(vocabulary, CHUNK))](
         target, target.stride(0), target_signals, width, draft, draft.stride(0), draft_signals,
-        gammas, results, vocabulary, parts, arrived, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+        gammas, results, vocabulary, parts, arrived,
+        CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip

@@ -82,6 +82,8 @@ def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int,
 def _obstacle(target: PreTrainedModel, sampling: Sampling) -> str | None:
     if target.get_input_embeddings().weight.device.type != "cuda":
         return "CUDA graphs need a GPU"
+    if torch.version.hip:
+        return "the kernels are written for NVIDIA's GPUs"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not sampling.greedy:
