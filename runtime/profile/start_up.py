@@ -84,7 +84,8 @@ def measure_graphs(pair: GraphPair) -> StepTimes:
     """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
     from runtime.cuda.times import TimedDraft, TimedTarget
 
-    pair.begin([[0] * min(CONTEXT, pair.capacity - 1)])
+    prompt = [0] * min(CONTEXT, pair.capacity - 1)
+    pair.begin(dict.fromkeys(range(pair.texts), prompt))
     return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)})
 
 
