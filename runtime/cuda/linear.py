@@ -14,6 +14,8 @@ import triton.language as tl
 from torch import Tensor
 
 FLOAT, INT8, NF4 = 0, 1, 2
+PROCESSORS = 132
+"""Of an H200."""
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
 
@@ -49,8 +51,15 @@ class Tiles:
 
 
 def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
-    """Return the division that was fastest on an H200 for such a product."""
-    m = min(max(triton.next_power_of_2(rows), 16), 64)
+    """Return how to divide such a product: up to 64 rows, as was fastest on an H200.
+
+    With more rows (many texts side by side) arithmetic counts, too: tiles as wide as leave one to every processor.
+    """
+    if rows > 64:
+        blocks = triton.cdiv(rows, 64)
+        n = next((n for n in (64, 32) if blocks * triton.cdiv(outputs, n) >= PROCESSORS), 16)
+        return Tiles(64, n, 64, warps=4, stages=4)
+    m = max(triton.next_power_of_2(rows), 16)
     n = 16 if outputs <= 4096 else 32 if outputs <= 16384 else 64
     k = 128 if inputs >= 128 else max(triton.next_power_of_2(inputs), 32)
     if inputs > 1024 and m <= 32:
@@ -121,7 +130,8 @@ def _linear(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
-    block = tl.program_id(0)
+    # Programs that share weights are neighbours, so that those are read once, however many rows there are.
+    block = tl.program_id(1)
     weight, scale, bias, count, first = w0, s0, b0, n0, 0
     if block >= tl.cdiv(n0, N):
         block -= tl.cdiv(n0, N)
@@ -131,7 +141,7 @@ def _linear(
             weight, scale, bias, count, first = w2, s2, b2, n2, n0 + n1
     columns = block * N + tl.arange(0, N)
     loaded = tl.minimum(columns, count - 1)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
     at = x + row[:, None].to(tl.int64) * x_stride
     norm = _norm_scale(at, width, real, epsilon, M, K) if NORM else tl.zeros([M], tl.float32)
@@ -161,9 +171,9 @@ def _gated(
     M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
-    columns = tl.program_id(0) * N + tl.arange(0, N)
+    columns = tl.program_id(1) * N + tl.arange(0, N)
     loaded = tl.minimum(columns, count - 1)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
     at = x + row[:, None].to(tl.int64) * x_stride
     norm = _norm_scale(at, width, real, epsilon, M, K)
@@ -217,7 +227,7 @@ def linear(
         count = matrix.outputs if number < len(matrices) else 0
         parts += [matrix.weight, matrix.scale, matrix.scale if matrix.bias is None else matrix.bias, count]
     blocks = sum(triton.cdiv(matrix.outputs, tile.n) for matrix in matrices)
-    _linear[(blocks, triton.cdiv(rows, tile.m))](
+    _linear[(triton.cdiv(rows, tile.m), blocks)](
         x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
         KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual,
         M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
@@ -234,7 +244,7 @@ def gated(
     rows, width = x.shape
     tile = tile or tiles(rows, gate.outputs, width, gate.kind)
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
-    _gated[(triton.cdiv(gate.outputs, tile.n), triton.cdiv(rows, tile.m))](
+    _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
         gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None,
         M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
