@@ -67,22 +67,8 @@ def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[P
             rows, free, ahead = rows + joined, free[len(joined) :], False
         if not rows:
             return
-        start = time.perf_counter()
-        drafted = _draft(pair, rows, int(ahead))
-        gammas = [RESTS] * pair.texts
-        for row in rows:
-            gammas[row.place] = row.drafted.count
-        most = max(gammas)
-        middle = time.perf_counter()
-        pair.verify(gammas)
-        ahead = most > 0 and any(row.limit > row.drafted.count for row in rows)
-        if ahead:
-            pair.draft(0, 2)
-        verified = pair.verified()
-        done = time.perf_counter()
-        times = UNKNOWN if joined else ((middle - start) * 1e3, (done - middle) * 1e3)
-        for row in rows:
-            yield row.commit(verified[row.place], drafted, times if row.drafted.count == most else UNKNOWN)
+        steps, ahead = _step(pair, rows, ahead, timed=not joined)
+        yield from steps
         free += [row for row in rows if row.ended]
         rows = [row for row in rows if not row.ended]
 
@@ -124,6 +110,38 @@ class _Row:
         # The draft has seen the text up to its own last token but one, as far as they stand.
         self.unseen = accepted + 1 - min(accepted, drafted - 1) if drafted else self.unseen + 1
         return TextStep(self.number, Step(kept, gamma, accepted, self.drafted), self.ended)
+
+
+def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tuple[list[TextStep], bool]:
+    """Do a step of all rows.
+
+    Args:
+        pair: whose other rows rest.
+        rows: at work.
+        ahead: whether the first token is being drafted already.
+        timed: whether the rows may learn what the step took.
+
+    Returns:
+        What each row did, and whether the first token of the next step is being drafted.
+    """
+    start = time.perf_counter()
+    drafted = _draft(pair, rows, int(ahead))
+    gammas = [RESTS] * pair.texts
+    for row in rows:
+        gammas[row.place] = row.drafted.count
+    longest = max(gammas)
+    middle = time.perf_counter()
+    pair.verify(gammas)
+    ahead = longest > 0 and any(row.limit > row.drafted.count for row in rows)
+    if ahead:
+        pair.draft(0, 2)
+    verified = pair.verified()
+    times = (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3
+    steps = []
+    for row in rows:
+        known = timed and row.drafted.count == longest
+        steps.append(row.commit(verified[row.place], drafted, times if known else UNKNOWN))
+    return steps, ahead
 
 
 def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:

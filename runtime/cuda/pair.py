@@ -4,6 +4,7 @@ the device, and each call below is one CUDA graph."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -69,12 +70,8 @@ class GraphPair:
             raise NotCoveredError("draft and target have vocabularies of different widths")
         rows = texts * (longest + 1)
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        def on_host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
-
+        zeros = partial(torch.zeros, device=device)
+        on_host = partial(torch.zeros, pin_memory=device.type == "cuda")
         self.text = zeros(texts, positions, dtype=torch.int32)
         self.starts = zeros(texts, dtype=torch.int32)  # place of each text's last committed token
         self.cursor = zeros(texts, dtype=torch.int32)  # where a call on prompts begins

@@ -1,4 +1,4 @@
-"""Several texts: what is asked for, what a step did, and the plain loop over them."""
+"""Several texts: what is asked for, and what a step did to one of them."""
 
 from __future__ import annotations
 
