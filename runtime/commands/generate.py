@@ -66,6 +66,8 @@ def run(options: argparse.Namespace) -> int:
     """Load the pair, and generate what was asked for."""
     _check(options)
     prompts = read_prompts(options.prompts) if options.prompts else []
+    import torch  # noqa: F401  (without it nothing below can be imported, and this names what is missing)
+
     from runtime.loop.sampling import Sampling
     from runtime.pair.draft import check_draft, load_draft
     from runtime.pair.target import load_target

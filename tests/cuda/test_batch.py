@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from runtime.cuda import pair as pair_module
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
+from runtime.loop.backend import Backend
 from runtime.loop.generate import Step, speculate
 from runtime.loop.scorer import cached_pair
 from runtime.loop.texts import Text
@@ -148,3 +149,11 @@ def test_only_the_longest_gamma_is_told_its_times(models: Pair) -> None:
     texts = [Text(prompt, 7) for prompt in prompts(3, 4)]
     side_by_side(GraphPair(*models, 2, 16, 3), texts, policies)
     assert [known(policy)[1] for policy in policies] == [True, False]
+
+
+def test_the_backend_gives_each_text_when_it_has_ended(models: Pair) -> None:
+    backend = Backend(*models, GraphPair(*models, 2, 12, 3), "CUDA graphs")
+    texts = [Text(prompt, new) for prompt, new in zip(prompts(3, 2, 4), (6, 2, 3), strict=True)]
+    found = dict(backend.texts(texts, [Fixed(0)] * backend.rows))
+    assert list(found) == [1, 2, 0]
+    check([found[number] for number in range(3)], [alone(models, text, Fixed(0)) for text in texts])
