@@ -77,12 +77,29 @@ def check(found: Sequence[Sequence[Step]], expected: Sequence[Sequence[Step]]) -
 
 
 def test_each_row_has_its_own_policy_length_and_end(models: Pair) -> None:
-    policies = [Fixed(4), Fixed(0), StopWhenUnsure(0.3, 5), NowAndThen(2), NowAndThen(7)]
-    lengths = 1, 11, 6, 9, 3
-    news = 7, 9, 3, 8, 10
+    policies = [Fixed(4), Fixed(0), StopWhenUnsure(0.3, 3), NowAndThen(2)]
+    lengths = 1, 11, 6, 3
+    news = 7, 8, 3, 6
     texts = [Text(prompt, new) for prompt, new in zip(prompts(*lengths), news, strict=True)]
-    found = side_by_side(GraphPair(*models, 5, 20, 6), texts, policies)
+    found = side_by_side(GraphPair(*models, 4, 19, 4), texts, policies)
     check(found, [alone(models, text, policy) for text, policy in zip(texts, policies, strict=True)])
+
+
+@pytest.mark.parametrize("plain", [(2, 4), (9, 9)], ids=["few", "more than a call takes"])
+def test_a_draft_catches_up_after_plain_steps(models: Pair, plain: tuple[int, int]) -> None:
+    policies = [NowAndThen(steps) for steps in plain]
+    texts = [Text(prompt, 13) for prompt in prompts(1, 8)]
+    found = side_by_side(GraphPair(*models, 2, 21, 3), texts, policies)
+    check(found, [alone(models, text, policy) for text, policy in zip(texts, policies, strict=True)])
+    assert all(any(step.gamma for step in steps) for steps in found)
+
+
+def test_a_draft_catches_up_beside_a_new_text(models: Pair) -> None:
+    """The second row's text ends after plain steps; the first drafts when the next one has just begun."""
+    texts = [Text(prompt, new) for prompt, new in zip(prompts(2, 3, 4), (9, 3, 2), strict=True)]
+    found = side_by_side(GraphPair(*models, 2, 12, 3), texts, [NowAndThen(3), NowAndThen(3)])
+    check(found, [alone(models, text, NowAndThen(3)) for text in texts])
+    assert [step.gamma for step in found[0]][3] == 3
 
 
 def test_rows_that_are_free_take_the_next_texts(models: Pair) -> None:
@@ -114,16 +131,16 @@ def test_sixty_four_rows(models: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_row_that_rests_stays_as_it_is_and_in_its_place(models: Pair) -> None:
-    short, long = prompts(4, 4)
+    whole, part = prompts(10, 2)
     pair = GraphPair(*models, 2, 12, 6)
-    steps = speculate_texts(pair, [Text(short, 4), Text(long, 8)], [Fixed(1), Fixed(6)])
+    steps = speculate_texts(pair, [Text(whole, 2), Text(part, 8)], [Fixed(1), Fixed(6)])
     kept: Tensor | None = None
     for number, _, ended in steps:
         if number == 0 and ended:
-            kept = pair.text[0, :8].clone()
+            kept = pair.text[0, :12].clone()
         elif kept is not None:
-            assert pair.starts[0] == 7
-            assert pair.text[0, :8].equal(kept)
+            assert pair.starts[0] == 11
+            assert pair.text[0, :12].equal(kept)
     assert kept is not None
     for model in (pair.draft_model, pair.target_model):
         assert model.keys.any()
