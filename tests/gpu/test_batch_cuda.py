@@ -25,7 +25,7 @@ from runtime.policies.step_times import StepTimes
 from runtime.prompts import read_prompts
 
 ROWS = (1, 4, 16, 64)
-PROMPTS = read_prompts()[:80]  # more than rows, so that some join while others are at work
+PROMPTS = read_prompts()[:72]  # more than rows, so that some join while others are at work
 LONGEST = 6
 TIMES = StepTimes({1: 0.3}, {1: 1.0, 9: 1.5})
 MIXED = "fixed:3", "none", "adaptive", "confidence", "fixed:1"
@@ -36,7 +36,7 @@ class Alone:
     """Every text decoded alone, three tokens drafted a step."""
 
     def __init__(self, draft: PreTrainedModel, target: Target) -> None:
-        self.texts = [Text(target.encode(p.text), 8 + p.index % 25, target.eos) for p in PROMPTS]
+        self.texts = [Text(target.encode(p.text), 6 + p.index % 17, target.eos) for p in PROMPTS]
         self.capacity = max(len(text.prompt) + text.max_new_tokens for text in self.texts)
         self.steps = side_by_side((draft, target), self, 1, ["fixed:3"])
         self.reference = Reference(target, exact=target.precision == "fp32")
