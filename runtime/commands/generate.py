@@ -1,4 +1,4 @@
-"""`python -m runtime generate`: a text from a draft/target pair, streamed, and what it cost."""
+"""`python -m runtime generate`: a text from a draft/target pair, streamed, or many side by side, and what they cost."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
+from runtime.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
+    from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
+
+ROWS = 16
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -31,7 +39,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "Generate a text losslessly with a draft/target pair.",
         'python -m runtime generate "Write a haiku about compilers." --max-new-tokens 60',
     )
-    parser.add_argument("prompt", metavar="PROMPT")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("prompt", nargs="?", metavar="PROMPT")
+    prompt.add_argument("--prompts", type=Path, metavar="JSONL", help='many: lines {"task": …, "prompt": …}')
+    parser.add_argument(
+        "--rows", type=whole_number(1), metavar="N", help=f"of --prompts, texts side by side (default: {ROWS})"
+    )
     add_pair(parser)
     parser.add_argument("--target-precision", metavar="P", help="fp32, bf16, fp16, int8 or nf4")
     spread = parser.add_mutually_exclusive_group()
@@ -50,14 +63,12 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Generate, stream and summarise."""
+    """Load the pair, and generate what was asked for."""
     _check(options)
-    import torch
-    from transformers import TextStreamer
+    prompts = read_prompts(options.prompts) if options.prompts else []
+    import torch  # noqa: F401  (without it nothing below can be imported, and this names what is missing)
 
-    from runtime.loop.backend import choose_backend
     from runtime.loop.sampling import Sampling
-    from runtime.loop.statistics import summarise
     from runtime.pair.draft import check_draft, load_draft
     from runtime.pair.target import load_target
 
@@ -66,11 +77,28 @@ def run(options: argparse.Namespace) -> int:
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     target = load_target(options.target, options.target_precision, options.device, placement)
     draft = load_draft(options.draft, target)
-    prompt = target.encode(options.prompt)
-    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
-    policy = _policy(options, backend, target)
     # Every process of a tensor parallel target runs the same loop; the first one speaks.
     speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
+    if prompts:
+        _generate_all(options, prompts, target, draft, sampling, speaks)
+    else:
+        _generate_one(options, target, draft, sampling, speaks)
+    return 0
+
+
+def _generate_one(
+    options: argparse.Namespace, target: Target, draft: PreTrainedModel, sampling: Sampling, speaks: bool
+) -> None:
+    """Generate after the one prompt, stream and summarise."""
+    import torch
+    from transformers import TextStreamer
+
+    from runtime.loop.backend import choose_backend
+    from runtime.loop.statistics import summarise
+
+    prompt = target.encode(options.prompt)
+    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
+    (policy,) = _policies(options, backend, target)
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
@@ -90,13 +118,53 @@ def run(options: argparse.Namespace) -> int:
         printer.end()
         _print_statistics(statistics, options.policy, target.precision, backend.why)
     elif speaks:
-        text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
+        text = _decode(target, steps)
         print(
             json.dumps(
                 {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
             )
         )
-    return 0
+
+
+def _generate_all(
+    options: argparse.Namespace,
+    prompts: Sequence[Prompt],
+    target: Target,
+    draft: PreTrainedModel,
+    sampling: Sampling,
+    speaks: bool,
+) -> None:
+    """Generate after every prompt of a file; print each text when it has ended, and summarise them all."""
+    from runtime.loop.backend import choose_backend
+    from runtime.loop.statistics import summarise
+    from runtime.loop.texts import Text
+
+    texts = [Text(target.encode(prompt.text), options.max_new_tokens, target.eos) for prompt in prompts]
+    longest = max(len(text.prompt) for text in texts) + options.max_new_tokens
+    backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(texts)))
+    policies = _policies(options, backend, target)
+    everything: list[Step] = []
+    start = time.perf_counter()
+    for number, steps in backend.texts(texts, policies, sampling=sampling, seed=options.seed):
+        everything += steps
+        prompt, text, statistics = (
+            prompts[number],
+            _decode(target, steps),
+            summarise(steps, time.perf_counter() - start),
+        )
+        line = {"prompt": prompt.index, "task": prompt.task, "text": text, "precision": target.precision}
+        line |= {"loop": backend.why, **dataclasses.asdict(statistics)}
+        del line["tokens_per_second"]  # its seconds are those of all texts until then
+        if speaks:
+            print(json.dumps(line) if options.json else f"prompt {prompt.index} ({prompt.task}):\n{text}\n", flush=True)
+    if speaks and not options.json:
+        statistics = summarise(everything, time.perf_counter() - start)
+        _print_statistics(statistics, options.policy, target.precision, f"{backend.why}, {backend.rows} rows")
+
+
+def _decode(target: Target, steps: Sequence[Step]) -> str:
+    text: str = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
+    return text
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -110,26 +178,34 @@ def _check(options: argparse.Namespace) -> None:
             f"policy '{options.policy}' weighs measured times, and the processes of --tensor-parallel measure "
             f"different ones: choose from {UNTIMED_NAMES}"
         )
-    if not options.prompt.strip():
-        raise SpeckvError("the prompt is empty: give some text")
-    try:
-        options.prompt.encode("utf-8")
-    except UnicodeEncodeError:
-        raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
+    if options.rows and not options.prompts:
+        raise SpeckvError("--rows is how many texts are decoded side by side: give several with --prompts")
+    if not options.prompts:
+        _check_prompt(options.prompt)
     if options.seed >= 2**63:
         raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
 
 
-def _policy(options: argparse.Namespace, backend: Backend, target: Target) -> Policy:
-    if options.policy not in TIMED:
-        return make_policy(options.policy, target.compression)
-    from runtime.profile.start_up import start_up_times
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise SpeckvError("the prompt is empty: give some text")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
 
-    def announce() -> None:
-        print("measuring the pair's step times, once for this machine", file=sys.stderr)
 
-    times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
-    return make_policy(options.policy, target.compression, times)
+def _policies(options: argparse.Namespace, backend: Backend, target: Target) -> list[Policy]:
+    """Return a policy for each row of the loop."""
+    times = None
+    if options.policy in TIMED:
+        from runtime.profile.start_up import start_up_times
+
+        def announce() -> None:
+            print("measuring the pair's step times, once for this machine", file=sys.stderr)
+
+        times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
+    return [make_policy(options.policy, target.compression, times) for _ in range(backend.rows)]
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:

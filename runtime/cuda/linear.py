@@ -169,7 +169,8 @@ def _linear(
     EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
-    block = tl.program_id(0)
+    # Programs that share weights are neighbours, so that those are read once, however many rows there are.
+    block = tl.program_id(1)
     weight, scale, bias, count, first = w0, s0, b0, n0, 0
     if block >= tl.cdiv(n0, N):
         block -= tl.cdiv(n0, N)
@@ -179,7 +180,7 @@ def _linear(
             weight, scale, bias, count, first = w2, s2, b2, n2, n0 + n1
     columns = block * N + tl.arange(0, N)
     loaded = tl.minimum(columns, count - 1)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
     total = _product(
         x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
@@ -212,13 +213,13 @@ def _gated(
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
     half: tl.constexpr = N // 2
-    columns = tl.program_id(0) * half + tl.arange(0, half)
+    columns = tl.program_id(1) * half + tl.arange(0, half)
     loaded = tl.minimum(columns, count - 1)
     # One product: a tile's outputs are those of the gate, then the same ones of W1.
     both = tl.arange(0, N)
-    own = tl.minimum(tl.program_id(0) * half + both % half, count - 1)
+    own = tl.minimum(tl.program_id(1) * half + both % half, count - 1)
     offset = own.to(tl.int64) * _bytes(width, KIND)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
     total = _product(
         x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
@@ -265,7 +266,7 @@ def linear(
         count = matrix.outputs if number < len(matrices) else 0
         parts += [matrix.weight, matrix.scale, matrix.scale if matrix.bias is None else matrix.bias, count]
     blocks = sum(triton.cdiv(matrix.outputs, tile.n) for matrix in matrices)
-    _linear[(blocks, triton.cdiv(rows, tile.m))](
+    _linear[(triton.cdiv(rows, tile.m), blocks)](
         x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
         KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual, EARLY=EARLY,
         B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
@@ -282,7 +283,7 @@ def gated(
     rows, width = x.shape
     tile = tile or tiles(rows, 2 * gate.outputs, gate.kind)
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
-    _gated[(triton.cdiv(gate.outputs, tile.n // 2), triton.cdiv(rows, tile.m))](
+    _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
         gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None, EARLY=EARLY,
         B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,

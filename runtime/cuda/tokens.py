@@ -17,13 +17,14 @@ RESULT = 5
 
 
 @triton.jit
-def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.constexpr, EARLY: tl.constexpr):
+def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: tl.constexpr, EARLY: tl.constexpr):
     let_next_start(EARLY)
     wait_for_last(EARLY)
     row = tl.program_id(0)
     batch = row // width
     position = tl.load(starts + batch) + offset + row % width
-    token = tl.load(text + batch.to(tl.int64) * capacity + tl.maximum(position, 0)).to(tl.int64)
+    own = text + tl.load(rows + batch).to(tl.int64) * capacity
+    token = tl.load(own + tl.maximum(position, 0)).to(tl.int64)
     columns = tl.arange(0, SIZE)
     inside = columns < size
     tl.store(out + row * size + columns, tl.load(table + token * size + columns, mask=inside), mask=inside)
@@ -92,16 +93,17 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     at = tl.arange(0, WIDTH)
     proposed = tl.load(own + 1 + at, mask=at < gamma, other=-1)
     chosen = tl.load(best + batch * width + at, mask=at < gamma, other=-1)
-    accepted = tl.min(tl.where((at < gamma) & (proposed != chosen), at, gamma), 0)
-    token = tl.load(best + batch * width + accepted)
-    row = batch * width + accepted
+    accepted = tl.min(tl.where((at < gamma) & (proposed != chosen), at, gamma), 0)  # -1 for a text that rests
     tl.store(results + batch * 5, accepted.to(tl.float32))
-    tl.store(results + batch * 5 + 1, token.to(tl.float32))
-    tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
-    tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
-    tl.debug_barrier()  # every proposal has been read
-    tl.store(own + 1 + accepted, token)
-    tl.store(starts + batch, start + accepted + 1)
+    if gamma >= 0:
+        row = batch * width + accepted
+        token = tl.load(best + row)
+        tl.store(results + batch * 5 + 1, token.to(tl.float32))
+        tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
+        tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
+        tl.debug_barrier()  # every proposal has been read
+        tl.store(own + 1 + accepted, token)
+        tl.store(starts + batch, start + accepted + 1)
 
 
 @triton.jit
@@ -140,11 +142,12 @@ def _distance(
             tl.store(arrived + batch, 0)
 
 
-def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
-    """Look up the tokens of `text` (int32 `[texts, capacity]`) at `starts[b] + offset + i` in `table` `[V, size]`.
+def embed(text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
+    """Look up the tokens at `text[rows[b], starts[b] + offset + i]` in `table` `[V, size]`.
 
     Args:
-        text: the tokens.
+        text: int32 `[rows, capacity]`.
+        rows: int32 `[texts]`.
         starts: int32 `[texts]`.
         offset: see above.
         width: tokens of each text.
@@ -153,7 +156,7 @@ def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, 
     """
     size = table.shape[1]
     _embed[(out.shape[0],)](
-        text, text.stride(0), starts, offset, width, table, size, out,
+        text, text.stride(0), rows, starts, offset, width, table, size, out,
         SIZE=triton.next_power_of_2(size), EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
@@ -198,7 +201,7 @@ def accept(
     Args:
         text: int32 `[texts, capacity]`; proposals begin at `starts[b] + 1`.
         starts: int32 `[texts]`, moved past what was accepted.
-        gammas: int32 `[texts]`, how many were proposed, below `width`.
+        gammas: int32 `[texts]`, how many were proposed, below `width`; -1 for a text that is left as it is.
         width: rows of `best` for each text.
         best: int32 `[texts · width]`, the target's choices.
         signals: float32 `[texts · width, 5]`, the target's.

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from runtime.loop.generate import Step, check_text, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
+from runtime.loop.texts import Text
 from runtime.policies.policy import Policy
 from runtime.policies.price import LONGEST
 
@@ -36,6 +37,11 @@ class Backend:
         """Return "graph" or "eager", as in files of step times."""
         return "graph" if self.graphs else "eager"
 
+    @property
+    def rows(self) -> int:
+        """Return how many texts are decoded side by side: one on the plain loop."""
+        return self.graphs.texts if self.graphs else 1
+
     def steps(
         self,
         prompt: Sequence[int],
@@ -58,8 +64,46 @@ class Backend:
         check_text(*scorers, prompt, max_new_tokens)
         return speculate_greedily(self.graphs, prompt, policy, max_new_tokens=max_new_tokens, eos=eos)
 
+    def texts(
+        self, texts: Sequence[Text], policies: Sequence[Policy], *, sampling: Sampling | None = None, seed: int = 0
+    ) -> Iterator[tuple[int, list[Step]]]:
+        """Generate several texts: on the fast loop side by side, on the plain one in turn, with the same tokens.
 
-def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling) -> Backend:
+        Args:
+            texts: what to generate.
+            policies: one for each of `rows`.
+            sampling: greedy by default.
+            seed: of each text's draws when sampling.
+
+        Yields:
+            Each text when it has ended: its place in `texts`, and its steps.
+
+        Raises:
+            SpeckvError: before anything is generated, if a prompt is empty or does not fit into a context.
+        """
+        choice = sampling or Sampling()
+        for text in texts:
+            check_text(*cached_pair(self.draft, self.target), text.prompt, text.max_new_tokens)
+        if self.graphs is None or not choice.greedy:
+            for number, (prompt, new, eos, stop) in enumerate(texts):
+                scorers = cached_pair(self.draft, self.target)
+                steps = speculate(
+                    *scorers, prompt, policies[0], max_new_tokens=new, sampling=choice, eos=eos, stop=stop, seed=seed
+                )
+                yield number, list(steps)
+            return
+        from runtime.cuda.loop import speculate_texts
+
+        begun: dict[int, list[Step]] = {}
+        for number, step, ended in speculate_texts(self.graphs, texts, policies):
+            begun.setdefault(number, []).append(step)
+            if ended:
+                yield number, begun.pop(number)
+
+
+def choose_backend(
+    draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling, rows: int = 1
+) -> Backend:
     """Return the fastest loop that a pair can run on here.
 
     Preparing the CUDA graphs takes some seconds, the first time on a machine, when the kernels are compiled, about 15.
@@ -69,11 +113,12 @@ def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int,
         target: the loaded target.
         tokens: the longest text, prompt and new tokens.
         sampling: how tokens are chosen; only greedy decoding has a fast loop.
+        rows: texts that are decoded side by side at most.
     """
     reason = _obstacle(target, sampling)
     if reason is None:
         try:
-            return Backend(draft, target, _graph_pair(draft, target, tokens), "CUDA graphs")
+            return Backend(draft, target, _graph_pair(draft, target, tokens, rows), "CUDA graphs")
         except Exception as error:  # whatever fails in there, the plain loop decodes the same tokens
             reason = " ".join(f"{error or type(error).__name__}".split())[:200]
     return Backend(draft, target, None, f"plain, because {reason}")
@@ -93,10 +138,10 @@ def _obstacle(target: PreTrainedModel, sampling: Sampling) -> str | None:
     return None
 
 
-def _graph_pair(draft: PreTrainedModel, target: PreTrainedModel, tokens: int) -> GraphPair:
+def _graph_pair(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, rows: int) -> GraphPair:
     from runtime.cuda.pair import GraphPair
 
     with torch.cuda.device(target.get_input_embeddings().weight.device):
-        pair = GraphPair(draft, target, texts=1, capacity=tokens, longest=LONGEST)
+        pair = GraphPair(draft, target, texts=rows, capacity=tokens, longest=LONGEST)
         pair.warm_up()
     return pair

@@ -55,10 +55,10 @@ def start_up_times(
         draft: the loaded draft.
         target: the loaded target.
         announce: called before measuring.
-        graphs: measure these instead of the eager models.
+        graphs: measure these instead of the eager models, with all their rows at work.
     """
     backend = "graph" if graphs else "eager"
-    key = _key(draft_name, draft, target, backend)
+    key = {**_key(draft_name, draft, target, backend), "rows": graphs.texts if graphs else 1}
     path = _kept(key)
     if path:
         with contextlib.suppress(SpeckvError):
@@ -84,7 +84,8 @@ def measure_graphs(pair: GraphPair) -> StepTimes:
     """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
     from runtime.cuda.times import TimedDraft, TimedTarget
 
-    pair.begin([[0] * min(CONTEXT, pair.capacity - 1)])
+    prompt = [0] * min(CONTEXT, pair.capacity - 1)
+    pair.begin(dict.fromkeys(range(pair.texts), prompt))
     return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)})
 
 
