@@ -18,7 +18,7 @@ Interval = tuple[float, float]
 
 @dataclass
 class Runs:
-    """The timed runs of one contender on one prompt; one value a repeat in each list."""
+    """The timed runs of one contender on one prompt; one value a run in each list."""
 
     prompt: int
     """Its place in the prompts' file, from 0."""
