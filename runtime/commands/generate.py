@@ -6,8 +6,8 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
@@ -17,6 +17,7 @@ from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 if TYPE_CHECKING:
     from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
+    from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
@@ -55,20 +56,13 @@ def run(options: argparse.Namespace) -> int:
     import torch
     from transformers import TextStreamer
 
-    from runtime.loop.backend import choose_backend
     from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import summarise
-    from runtime.pair.draft import check_draft, load_draft
-    from runtime.pair.target import load_target
+    from runtime.pair.draft import check_draft
 
     check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
-    target = load_target(options.target, options.target_precision, options.device, placement)
-    draft = load_draft(options.draft, target)
-    prompt = target.encode(options.prompt)
-    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
-    policy = _policy(options, backend, target)
+    target, prompt, backend, policy = _prepare(options, sampling)
     # Every process of a tensor parallel target runs the same loop; the first one speaks.
     speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
@@ -99,6 +93,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _prepare(options: argparse.Namespace, sampling: Sampling) -> tuple[Target, list[int], Backend, Policy]:
+    """Load the pair, encode the prompt, choose the loop and the policy; stderr says what is under way."""
+    from rich.console import Console
+
+    from runtime.loop.backend import choose_backend
+    from runtime.pair.draft import load_draft
+    from runtime.pair.target import load_target
+
+    console = Console(stderr=True)
+    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
+    with console.status("loading the models") as status:
+        target = load_target(options.target, options.target_precision, options.device, placement)
+        draft = load_draft(options.draft, target)
+        prompt = target.encode(options.prompt)
+        status.update("preparing the loop; the first time, its kernels are compiled")
+        backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
+        policy = _policy(
+            options, backend, target,
+            lambda: console.print("measuring the pair's step times, once for this machine", soft_wrap=True),
+        )  # fmt: skip
+    return target, prompt, backend, policy
+
+
 def _check(options: argparse.Namespace) -> None:
     """Refuse what cannot be meant before any model is loaded; fill in the default policy."""
     if options.policy is None:
@@ -120,13 +137,10 @@ def _check(options: argparse.Namespace) -> None:
         raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
 
 
-def _policy(options: argparse.Namespace, backend: Backend, target: Target) -> Policy:
+def _policy(options: argparse.Namespace, backend: Backend, target: Target, announce: Callable[[], None]) -> Policy:
     if options.policy not in TIMED:
         return make_policy(options.policy, target.compression)
     from runtime.profile.start_up import start_up_times
-
-    def announce() -> None:
-        print("measuring the pair's step times, once for this machine", file=sys.stderr)
 
     times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
     return make_policy(options.policy, target.compression, times)
