@@ -147,7 +147,9 @@ def drafter() -> str:
 def precisions() -> str:
     """What compressing the target costs and changes, a table for each device."""
     rows = read_rows(RESULTS / "precisions.json")
-    return "\n\n".join(_precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "tokens")))
+    return "\n\n".join(
+        _precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "waiting", "tokens"))
+    )
 
 
 def _precisions(rows: list[dict[str, Any]]) -> str:
@@ -254,6 +256,38 @@ def _live_cells(comparison: dict[str, Any], name: str) -> tuple[str, str]:
     return f"{score['tokens_per_second']:.1f}", f"{score['ratio']:.2f}{between}"
 
 
+def roofline() -> str:
+    """The fast loop's calls beside what reading their bytes takes, a table for each device; without results nothing."""
+    rows = [row for path in sorted(RESULTS.glob("roofline_*.json")) for row in read_rows(path)]
+    return "\n\n".join(_roofline(same) for same in _alike(rows, ("device",)))
+
+
+def _roofline(rows: list[dict[str, Any]]) -> str:
+    """One device's calls."""
+    cells = [
+        (
+            row["pair"],
+            row["precision"],
+            f"{row['context']:,}",
+            *(cell for call in ("draft", "verify") for cell in _call(row[call])),
+            "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / row['expected_bytes']:.2f}",
+        )
+        for row in rows
+    ]
+    copied = max(row["copy_bytes_per_second"] for row in rows) / 1e12
+    return (
+        f"One draft forward and one verification of 5 tokens as CUDA graphs on {rows[0]['device']} "
+        "(`python -m runtime roofline`; random weights in the shapes of the embedded pair, and of Llama-3.2-1B for "
+        "3B), and how many times that is of reading the weights and the cache once, at the "
+        f"{copied:.1f} TB/s of a copy; peak memory over weights and caches as computed:\n\n"
+        + table(("pair", "target", "context", "draft, ms", "limit, ×", "verify, ms", "limit, ×", "memory"), cells)
+    )
+
+
+def _call(call: dict[str, float]) -> tuple[str, str]:
+    return f"{call['ms']:.3f}", f"{call['times_limit']:.2f}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "latency": latency,
@@ -262,4 +296,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "precisions": precisions,
     "replay": replay,
     "live": live,
+    "roofline": roofline,
 }

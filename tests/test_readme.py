@@ -93,6 +93,23 @@ def test_live_results_make_a_table_each_and_nothing_where_there_are_none(
     assert "a third" not in made
 
 
+def test_roofline_results_make_a_table_for_each_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    marked = "<!-- made by `python -m export readme`: roofline -->\n<!-- end -->\n"
+    assert fill(marked) == marked
+    row = {
+        **{"pair": "llama-3.2", "precision": "fp16", "context": 4096, "device": "M", "copy_bytes_per_second": 4.26e12},
+        **{"expected_bytes": 200, "peak_bytes": 210},
+        "draft": {"ms": 0.7, "limit_ms": 0.5, "times_limit": 1.4},
+        "verify": {"ms": 2.1234, "limit_ms": 1.5, "times_limit": 1.416},
+    }
+    (tmp_path / "roofline_m.json").write_text(json.dumps({"rows": [row, {**row, "device": "N", "peak_bytes": None}]}))
+    made = fill(fill(marked))
+    assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | 1.05 |" in made
+    assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | – |" in made
+    assert made.count("at the 4.3 TB/s of a copy") == 2
+
+
 def test_every_command_is_in_the_map() -> None:
     """CONTRIBUTING's map names every folder of the packages."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from runtime.rows import RowsFile
 if TYPE_CHECKING:
     from runtime.pair.target import Target
 
-NAMES_OF_A_ROW = ("target", "draft", "device", "precision")
+NAMES_OF_A_ROW = ("target", "draft", "device", "threads", "waiting", "precision")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -63,8 +64,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[str, Any]:
     """Measure one loaded target; return its row."""
-    import torch
-
+    from runtime.bench.environment import environment
     from runtime.pair.draft import load_draft
     from runtime.profile.precisions import measure_precision
 
@@ -73,8 +73,8 @@ def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[s
     return {
         "target": target.name,
         "draft": options.draft or "default",
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
+        **environment(device),
+        "waiting": os.environ["OMP_WAIT_POLICY"].lower(),
         **dataclasses.asdict(measured),
     }
 
