@@ -67,7 +67,7 @@ class Progress:
     advance: Callable[[], None]
     """After each run."""
     keep: Callable[[Comparison], None]
-    """What there is after each round, and where it is interrupted."""
+    """What there is after each checked prompt and each round, and where it is interrupted."""
 
 
 def bench(plan: Plan, precision: str, progress: Progress) -> Comparison:
@@ -99,8 +99,8 @@ def bench(plan: Plan, precision: str, progress: Progress) -> Comparison:
 
     try:
         progress.announce("checking tokens", meeting.checks)
-        meeting.check()
-        progress.keep(so_far())
+        for _ in meeting.check():
+            progress.keep(so_far())
         repeats = meeting.repeats(plan.repeats, plan.seconds)
         progress.announce("timing", meeting.checks + len(plan.prompts) * sum(repeats.values()))
         for _ in meeting.time(repeats):

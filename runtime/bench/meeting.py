@@ -53,8 +53,8 @@ class Meeting:
         """Runs that `check` makes."""
         return len(self.prompts) * len(self._checked)
 
-    def check(self) -> None:
-        """Decode every prompt once with each contender, compare the tokens, warm up.
+    def check(self) -> Iterator[int]:
+        """Decode every prompt once with each contender, compare the tokens, warm up; yields after every prompt.
 
         Raises:
             SpeckvError: see `Reference.agreeing`.
@@ -67,6 +67,7 @@ class Meeting:
                     self.agreeing[contender.name].append(agreed)
                 self.reference.tokens.setdefault(prompt.index, tokens)
                 self.advance()
+            yield place
 
     def repeats(self, most: int, seconds: float | None) -> dict[str, int]:
         """Return contender → how often it repeats each prompt, so that all repeats take about `seconds`.

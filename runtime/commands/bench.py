@@ -64,8 +64,8 @@ def add_parser(subparsers: Subparsers) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--output", type=Path, metavar="JSON",
-        help="keep the results here, as far as they are after every round; those of other pairs, precisions and "
-        "devices in the file stay",
+        help="keep the results here, as far as they are after every checked prompt and every round; those of other "
+        "pairs, precisions and devices in the file stay",
     )  # fmt: skip
 
 

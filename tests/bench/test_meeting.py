@@ -27,6 +27,10 @@ def meeting(target: Target, contenders: Sequence[Contender], exact: bool = True)
     return Meeting(contenders[0], contenders, PROMPTS, encoded, NEW, reference, clock)
 
 
+def check(together: Meeting) -> None:
+    assert list(together.check()) == list(range(len(PROMPTS)))
+
+
 def all_repeat(together: Meeting, repeats: int) -> None:
     for _ in together.time(dict.fromkeys(together.agreeing, repeats)):
         pass
@@ -52,14 +56,14 @@ def test_other_tokens_are_an_error_that_says_where(
 ) -> None:
     plain = Plain(target)
     with pytest.raises(SpeckvError, match=rf"changed differs from plain decoding on prompt 0 \(code\) at {message}"):
-        meeting(target, [plain, Changed(plain, change)]).check()
+        check(meeting(target, [plain, Changed(plain, change)]))
 
 
 def test_in_other_precisions_they_are_counted(target: Target) -> None:
     plain = Plain(target)
     late = Changed(plain, lambda tokens: [*tokens[:5], other(tokens[5]), *tokens[6:]])
     together = meeting(target, [plain, late], exact=False)
-    together.check()
+    check(together)
     assert together.agreeing == {"transformers": [12, 12], "changed": [5, 5]}
 
 
@@ -67,7 +71,7 @@ def test_a_difference_while_timing_is_an_error_too(target: Target) -> None:
     plain = Plain(target)
     changing = Changed(plain, lambda tokens: tokens)
     together = meeting(target, [plain, changing])
-    together.check()
+    check(together)
     changing.change = lambda tokens: tokens[:3]
     with pytest.raises(SpeckvError, match="changed differs"):
         all_repeat(together, 1)
@@ -85,7 +89,7 @@ def test_a_near_tie_is_noted_once_and_no_error(target: Target) -> None:
         swap = {token: twin, twin: token}
         swapped = Changed(plain, lambda tokens: [*tokens[:5], swap.get(tokens[5], tokens[5]), *tokens[6:]])
         together = meeting(target, [plain, swapped])
-        together.check()
+        check(together)
         all_repeat(together, 2)
     finally:
         with torch.no_grad():
@@ -102,7 +106,7 @@ def test_every_contender_has_each_prompt_once_a_repeat_and_the_first_place_in_tu
     together = meeting(target, [Scripted(name, [1, 2], log) for name in names])
     done: list[None] = []
     together.advance = lambda: done.append(None)
-    together.check()
+    check(together)
     assert log == ["a", "b", "c"] * 2
     log.clear()
     all_repeat(together, 3)
@@ -143,14 +147,14 @@ def slow_meeting(target: Target, names: Sequence[str], log: list[str]) -> Meetin
 )
 def test_slow_contenders_repeat_less(target: Target, seconds: float | None, expected: list[int]) -> None:
     together = slow_meeting(target, ["1", "4", "50"], [])
-    together.check()
+    check(together)
     assert list(together.repeats(6, seconds).values()) == expected
 
 
 def test_those_that_repeat_less_do_so_evenly_and_the_checked_run_counts_for_the_slowest(target: Target) -> None:
     log: list[str] = []
     together = slow_meeting(target, ["1", "4", "50"], log)
-    together.check()
+    check(together)
     log.clear()
     assert [len(log) for _ in together.time({"1": 4, "4": 2, "50": 0})] == [2, 6, 8, 12]
     assert Counter(log) == {"1": 8, "4": 4}
@@ -167,7 +171,7 @@ def test_the_reference_is_decoded_once_where_it_is_no_contender(target: Target) 
     together = Meeting(
         plain, [other_one], PROMPTS, together.encoded, NEW, Reference(target, exact=True), together.clock
     )
-    together.check()
+    check(together)
     all_repeat(together, 2)
     assert log == ["plain", "other"] * 2 + ["other"] * 4
     assert together.runs().keys() == {"other"}
@@ -184,6 +188,6 @@ def test_an_interrupted_check_counts_the_prompts_that_all_have_decoded(target: T
     together.advance = stop_at_the_last_run
     assert together.finished == 0
     with pytest.raises(KeyboardInterrupt):
-        together.check()
+        check(together)
     assert together.finished == 1
     assert {name: [run.prompt for run in runs] for name, runs in together.runs().items()} == {"a": [0], "b": [0]}
