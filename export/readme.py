@@ -146,10 +146,8 @@ def drafter() -> str:
 
 def precisions() -> str:
     """What compressing the target costs and changes, a table for each device."""
-    rows = read_rows(RESULTS / "precisions.json")
-    return "\n\n".join(
-        _precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "waiting", "tokens"))
-    )
+    rows = [row for path in sorted(RESULTS.glob("precisions_*.json")) for row in read_rows(path)]
+    return "\n\n".join(_precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "waiting")))
 
 
 def _precisions(rows: list[dict[str, Any]]) -> str:
@@ -167,10 +165,11 @@ def _precisions(rows: list[dict[str, Any]]) -> str:
         for row in rows
     ]
     tokens = (f"q = {width.removeprefix('eager')}, ms" for width in widths)
+    compared = sorted({row["tokens"] for row in rows})  # a text may end early
     return (
-        f"{first['target']} in each precision on {first['device']} ({first['threads']} CPU threads; one draft "
-        f"forward: {first['draft_ms']:.0f} ms): one eager forward on q tokens, agreement of the loop with "
-        f"token-by-token greedy decoding over {first['tokens']} tokens, perplexity on a fixed text.\n\n"
+        f"{first['target']} in each precision on {first['device']} (one draft forward: {first['draft_ms']:.0f} ms): one "
+        "eager forward on q tokens, agreement of the loop with token-by-token greedy decoding over "
+        f"{' to '.join(map(str, compared))} tokens, perplexity on a fixed text.\n\n"
         + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), cells)
     )
 
@@ -179,7 +178,7 @@ def _alike(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[di
     """Return the rows in groups that say the same of `names`, in their order."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(json.dumps([row[name] for name in names]), []).append(row)
+        groups.setdefault(json.dumps([row.get(name) for name in names]), []).append(row)
     return list(groups.values())
 
 

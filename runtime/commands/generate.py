@@ -85,11 +85,8 @@ def run(options: argparse.Namespace) -> int:
         _print_statistics(statistics, options.policy, target.precision, backend.why)
     elif speaks:
         text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
-        print(
-            json.dumps(
-                {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
-            )
-        )
+        summary = {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
+        print(json.dumps(summary))
     return 0
 
 
