@@ -166,10 +166,11 @@ def _precisions(rows: list[dict[str, Any]]) -> str:
     ]
     tokens = (f"q = {width.removeprefix('eager')}, ms" for width in widths)
     compared = sorted({row["tokens"] for row in rows})  # a text may end early
+    threads = f"{first['threads']} CPU threads, " if "threads" in first else ""
     return (
-        f"{first['target']} in each precision on {first['device']} (one draft forward: {first['draft_ms']:.0f} ms): one "
-        "eager forward on q tokens, agreement of the loop with token-by-token greedy decoding over "
-        f"{' to '.join(map(str, compared))} tokens, perplexity on a fixed text.\n\n"
+        f"{first['target']} in each precision on {first['device']} ({threads}one draft forward: "
+        f"{first['draft_ms']:.0f} ms): one eager forward on q tokens, agreement of the loop with token-by-token greedy "
+        f"decoding over {' to '.join(map(str, compared))} tokens, perplexity on a fixed text.\n\n"
         + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), cells)
     )
 
