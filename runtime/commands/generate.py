@@ -63,8 +63,7 @@ def run(options: argparse.Namespace) -> int:
     check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     target, prompt, backend, policy = _prepare(options, sampling)
-    # Every process of a tensor parallel target runs the same loop; the first one speaks.
-    speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
+    speaks = _speaks(options)
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
@@ -98,7 +97,7 @@ def _prepare(options: argparse.Namespace, sampling: Sampling) -> tuple[Target, l
     from runtime.pair.draft import load_draft
     from runtime.pair.target import load_target
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not _speaks(options))
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     with console.status("loading the models") as status:
         target = load_target(options.target, options.target_precision, options.device, placement)
@@ -111,6 +110,11 @@ def _prepare(options: argparse.Namespace, sampling: Sampling) -> tuple[Target, l
             lambda: console.print("measuring the pair's step times, once for this machine", soft_wrap=True),
         )  # fmt: skip
     return target, prompt, backend, policy
+
+
+def _speaks(options: argparse.Namespace) -> bool:
+    """Every process of a tensor parallel target runs the same loop; the first one speaks."""
+    return not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
 
 
 def _check(options: argparse.Namespace) -> None:
