@@ -6,9 +6,8 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +17,6 @@ from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 from runtime.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
     from runtime.loop.sampling import Sampling
@@ -69,36 +66,62 @@ def run(options: argparse.Namespace) -> int:
     import torch  # noqa: F401  (without it nothing below can be imported, and this names what is missing)
 
     from runtime.loop.sampling import Sampling
-    from runtime.pair.draft import check_draft, load_draft
-    from runtime.pair.target import load_target
+    from runtime.pair.draft import check_draft
 
     check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
-    target = load_target(options.target, options.target_precision, options.device, placement)
-    draft = load_draft(options.draft, target)
-    # Every process of a tensor parallel target runs the same loop; the first one speaks.
-    speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
+    target, encoded, backend, policies = _prepare(
+        options, [prompt.text for prompt in prompts] or [options.prompt], sampling
+    )
     if prompts:
-        _generate_all(options, prompts, target, draft, sampling, speaks)
+        _generate_all(options, prompts, encoded, target, backend, policies, sampling)
     else:
-        _generate_one(options, target, draft, sampling, speaks)
+        _generate_one(options, encoded[0], target, backend, policies[0], sampling)
     return 0
 
 
+def _prepare(
+    options: argparse.Namespace, texts: Sequence[str], sampling: Sampling
+) -> tuple[Target, list[list[int]], Backend, list[Policy]]:
+    """Load the pair, encode the prompts, choose the loop and a policy for each of its rows; stderr says what is under
+    way."""
+    from rich.console import Console
+
+    from runtime.loop.backend import choose_backend
+    from runtime.pair.draft import load_draft
+    from runtime.pair.target import load_target
+
+    console = Console(stderr=True, quiet=not _speaks(options))
+    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
+    with console.status("loading the models") as status:
+        target = load_target(options.target, options.target_precision, options.device, placement)
+        draft = load_draft(options.draft, target)
+        encoded = [target.encode(text) for text in texts]
+        status.update("preparing the loop; the first time, its kernels are compiled")
+        longest = max(map(len, encoded)) + options.max_new_tokens
+        backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(texts)))
+        policies = _policies(
+            options, backend, target,
+            lambda: console.print("measuring the pair's step times, once for this machine", soft_wrap=True),
+        )  # fmt: skip
+    return target, encoded, backend, policies
+
+
 def _generate_one(
-    options: argparse.Namespace, target: Target, draft: PreTrainedModel, sampling: Sampling, speaks: bool
+    options: argparse.Namespace,
+    prompt: list[int],
+    target: Target,
+    backend: Backend,
+    policy: Policy,
+    sampling: Sampling,
 ) -> None:
     """Generate after the one prompt, stream and summarise."""
     import torch
     from transformers import TextStreamer
 
-    from runtime.loop.backend import choose_backend
     from runtime.loop.statistics import summarise
 
-    prompt = target.encode(options.prompt)
-    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
-    (policy,) = _policies(options, backend, target)
+    speaks = _speaks(options)
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
@@ -118,31 +141,25 @@ def _generate_one(
         printer.end()
         _print_statistics(statistics, options.policy, target.precision, backend.why)
     elif speaks:
-        text = _decode(target, steps)
-        print(
-            json.dumps(
-                {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
-            )
-        )
+        summary = {"text": _decode(target, steps), "precision": target.precision, "loop": backend.why}
+        print(json.dumps(summary | dataclasses.asdict(statistics)))
 
 
 def _generate_all(
     options: argparse.Namespace,
     prompts: Sequence[Prompt],
+    encoded: Sequence[list[int]],
     target: Target,
-    draft: PreTrainedModel,
+    backend: Backend,
+    policies: Sequence[Policy],
     sampling: Sampling,
-    speaks: bool,
 ) -> None:
     """Generate after every prompt of a file; print each text when it has ended, and summarise them all."""
-    from runtime.loop.backend import choose_backend
     from runtime.loop.statistics import summarise
     from runtime.loop.texts import Text
 
-    texts = [Text(target.encode(prompt.text), options.max_new_tokens, target.eos) for prompt in prompts]
-    longest = max(len(text.prompt) for text in texts) + options.max_new_tokens
-    backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(texts)))
-    policies = _policies(options, backend, target)
+    speaks = _speaks(options)
+    texts = [Text(prompt, options.max_new_tokens, target.eos) for prompt in encoded]
     everything: list[Step] = []
     start = time.perf_counter()
     for number, steps in backend.texts(texts, policies, sampling=sampling, seed=options.seed):
@@ -165,6 +182,11 @@ def _generate_all(
 def _decode(target: Target, steps: Sequence[Step]) -> str:
     text: str = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
     return text
+
+
+def _speaks(options: argparse.Namespace) -> bool:
+    """Every process of a tensor parallel target runs the same loop; the first one speaks."""
+    return not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -195,14 +217,13 @@ def _check_prompt(prompt: str) -> None:
         raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
 
 
-def _policies(options: argparse.Namespace, backend: Backend, target: Target) -> list[Policy]:
+def _policies(
+    options: argparse.Namespace, backend: Backend, target: Target, announce: Callable[[], None]
+) -> list[Policy]:
     """Return a policy for each row of the loop."""
     times = None
     if options.policy in TIMED:
         from runtime.profile.start_up import start_up_times
-
-        def announce() -> None:
-            print("measuring the pair's step times, once for this machine", file=sys.stderr)
 
         times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
     return [make_policy(options.policy, target.compression, times) for _ in range(backend.rows)]
