@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
@@ -17,6 +18,7 @@ from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 if TYPE_CHECKING:
     from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
+    from runtime.loop.sampling import Sampling
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
@@ -52,12 +54,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Generate, stream and summarise."""
     _check(options)
-    import torch
-    from transformers import TextStreamer
-
     from runtime.loop.backend import choose_backend
     from runtime.loop.sampling import Sampling
-    from runtime.loop.statistics import summarise
     from runtime.pair.draft import check_draft, load_draft
     from runtime.pair.target import load_target
 
@@ -68,35 +66,45 @@ def run(options: argparse.Namespace) -> int:
     draft = load_draft(options.draft, target)
     prompt = target.encode(options.prompt)
     backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
+    _generate(options, backend, target, prompt, sampling)
+    return 0
+
+
+def _generate(
+    options: argparse.Namespace, backend: Backend, target: Target, prompt: Sequence[int], sampling: Sampling
+) -> None:
+    """Decode and print; of a text that an error or the user ends, what there is."""
+    import torch
+    from transformers import TextStreamer
+
+    from runtime.loop.statistics import summarise
+
     policy = _policy(options, backend, target)
     # Every process of a tensor parallel target runs the same loop; the first one speaks.
     speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
-    for step in backend.steps(
-        prompt,
-        policy,
-        max_new_tokens=options.max_new_tokens,
-        sampling=sampling,
-        eos=target.eos,
-        seed=options.seed,
-    ):
-        steps.append(step)
-        if printer:
-            printer.put(torch.tensor(step.tokens))
-    statistics = summarise(steps, time.perf_counter() - start)
-    if printer:
-        printer.end()
-        _print_statistics(statistics, options.policy, target.precision, backend.why)
-    elif speaks:
-        text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
-        print(
-            json.dumps(
-                {"text": text, "precision": target.precision, "loop": backend.why, **dataclasses.asdict(statistics)}
-            )
-        )
-    return 0
+    try:
+        for step in backend.steps(
+            prompt,
+            policy,
+            max_new_tokens=options.max_new_tokens,
+            sampling=sampling,
+            eos=target.eos,
+            seed=options.seed,
+        ):
+            steps.append(step)
+            if printer:
+                printer.put(torch.tensor(step.tokens))
+    finally:
+        if steps:
+            statistics = summarise(steps, time.perf_counter() - start)
+            if printer:
+                printer.end()
+                _print_statistics(statistics, options.policy, target.precision, backend.why)
+            elif speaks:
+                _print_json(statistics, steps, target, backend.why)
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -123,13 +131,17 @@ def _check(options: argparse.Namespace) -> None:
 def _policy(options: argparse.Namespace, backend: Backend, target: Target) -> Policy:
     if options.policy not in TIMED:
         return make_policy(options.policy, target.compression)
-    from runtime.profile.start_up import start_up_times
+    from runtime.profile.start_up import timed_policy
 
     def announce() -> None:
         print("measuring the pair's step times, once for this machine", file=sys.stderr)
 
-    times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
-    return make_policy(options.policy, target.compression, times)
+    return timed_policy(options.policy, options.draft, backend.draft, target, announce, backend.graphs)
+
+
+def _print_json(statistics: Statistics, steps: Sequence[Step], target: Target, loop: str) -> None:
+    text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
+    print(json.dumps({"text": text, "precision": target.precision, "loop": loop, **dataclasses.asdict(statistics)}))
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
+from runtime.errors import TargetError
 from runtime.loop.generate import Step, check_text, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
+from runtime.notice import warn_once
 from runtime.policies.policy import Policy
 from runtime.policies.price import LONGEST
 
@@ -53,10 +55,25 @@ class Backend:
             return speculate(
                 *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, seed=seed
             )
+        check_text(*scorers, prompt, max_new_tokens)
+        return self._steps_on(self.graphs, prompt, policy, max_new_tokens, eos)
+
+    def _steps_on(
+        self, graphs: GraphPair, prompt: Sequence[int], policy: Policy, new: int, eos: Collection[int]
+    ) -> Iterator[Step]:
+        """Generate greedily on graphs; where these fail, the plain loop takes the text up."""
         from runtime.cuda.loop import speculate_greedily
 
-        check_text(*scorers, prompt, max_new_tokens)
-        return speculate_greedily(self.graphs, prompt, policy, max_new_tokens=max_new_tokens, eos=eos)
+        written: list[int] = []
+        try:
+            for step in speculate_greedily(graphs, prompt, policy, max_new_tokens=new, eos=eos):
+                written += step.tokens
+                yield step
+            return
+        except TargetError as error:
+            warn_once(f"CUDA graphs: {error}: the text goes on in the plain loop")
+        scorers = cached_pair(self.draft, self.target)
+        yield from speculate(*scorers, [*prompt, *written], policy, max_new_tokens=new - len(written), eos=eos)
 
 
 def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling) -> Backend:
