@@ -1,15 +1,22 @@
-"""What was tried, as JSON in build/counts/: one file a suite, for whoever adds them up."""
+"""What was tried, as JSON in build/counts/: one file a suite; `python -m tests.counts` adds them up in a table."""
 
 from __future__ import annotations
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 FOLDER = Path(__file__).resolve().parent.parent / "build" / "counts"
 
 
-def write_counts(suite: str, command: str, tried: Mapping[str, int], failed: int, unit: str = "inputs") -> None:
+def write_counts(
+    suite: str, command: str, tried: Mapping[str, int], failed: int, unit: str = "inputs", wrong: int = 0
+) -> None:
     """Write `build/counts/SUITE.json`.
 
     Args:
@@ -18,7 +25,63 @@ def write_counts(suite: str, command: str, tried: Mapping[str, int], failed: int
         tried: part of the suite → how many were tried.
         failed: how many of them failed.
         unit: what is counted.
+        wrong: how many of the failed gave a wrong answer; the others crashed.
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
-    content = {"suite": suite, "command": command, "unit": unit, "tried": dict(tried), "failed": failed}
+    content = {"suite": suite, "command": command, "unit": unit, "tried": dict(tried), "failed": failed, "wrong": wrong}
     (FOLDER / f"{suite}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class Tally:
+    """Counts the tests of a folder as they end: a file is a suite, a function a part of it, a case one of its unit."""
+
+    def __init__(self, prefix: str, unit: str) -> None:
+        self.prefix, self.unit = prefix, unit
+        self.tried: dict[str, Counter[str]] = {}
+        self.failed: Counter[str] = Counter()
+        self.wrong: Counter[str] = Counter()
+
+    def note(self, item: pytest.Item, call: pytest.CallInfo[Any]) -> None:
+        """Count one test; an assertion that fails is a wrong answer, anything else that it raises a crash."""
+        if call.when != "call" or (call.excinfo and call.excinfo.errisinstance(pytest.skip.Exception)):
+            return
+        suite = f"{self.prefix}-{item.path.stem.removeprefix('test_')}"
+        self.tried.setdefault(suite, Counter())[item.originalname if isinstance(item, pytest.Function) else ""] += 1
+        if call.excinfo:
+            self.failed[suite] += 1
+            self.wrong[suite] += call.excinfo.errisinstance(AssertionError)
+
+    def write(self) -> None:
+        """Write the counts of every suite that was run."""
+        for suite, tried in self.tried.items():
+            write_counts(suite, "make test", tried, self.failed[suite], self.unit, self.wrong[suite])
+
+
+def main() -> int:
+    """Print the table; return 1 if anything failed, or nothing has been counted."""
+    counted = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    if not counted:
+        print(f"nothing has been counted: run `make test`, `make test-long` and `make fuzz`; they write to {FOLDER}")
+        return 1
+    rows = [
+        (c["suite"], c["unit"], f"{sum(c['tried'].values()):,}", f"{c['failed'] - c['wrong']}", f"{c['wrong']}")
+        for c in counted
+    ]
+    totals = Counter[str]()
+    for c in counted:
+        totals[c["unit"]] += sum(c["tried"].values())
+    crashes, wrong = (sum(int(row[column]) for row in rows) for column in (3, 4))
+    header = ("suite", "unit", "tried", "crashes", "wrong answers")
+    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
+    for row in (header, *rows):
+        left, right = row[:2], row[2:]
+        cells = [cell.ljust(w) for cell, w in zip(left, widths[:2], strict=True)]
+        cells += [cell.rjust(w) for cell, w in zip(right, widths[2:], strict=True)]
+        print("  ".join(cells))
+    print("\n" + ", ".join(f"{number:,} {unit}" for unit, number in sorted(totals.items())), end="")
+    print(f": {crashes} crashes, {wrong} wrong answers")
+    return 1 if crashes or wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

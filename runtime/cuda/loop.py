@@ -65,7 +65,7 @@ def speculate_greedily(
         middle = time.perf_counter()
         with targets_own(len(text)):
             pair.verify([gamma])
-            ahead = gamma > 0 and limit > gamma and _draft_ahead(pair, guarded)
+            ahead = 0 < gamma < limit and not guarded.draft_failed and _draft_ahead(pair, guarded)
             (verified,) = pair.verified()
         if math.isnan(verified.signals[1]):
             raise no_numbers(len(text) + verified.accepted)

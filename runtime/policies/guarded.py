@@ -30,6 +30,7 @@ class Guarded:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
+        self.draft_failed = False
         self._slow = 0
 
     def begin(self) -> None:
@@ -47,7 +48,7 @@ class Guarded:
 
     def drop_draft(self, error: Exception) -> None:
         """Draft nothing any more in this text, since the draft fails; the user is told."""
-        self.policy = Fixed(0)
+        self.policy, self.draft_failed = Fixed(0), True
         warn_once(f"the draft failed ({described(error)}): the text goes on in plain decoding")
 
     def _length(self, drafted: Drafted) -> int:
