@@ -1,4 +1,4 @@
-"""`generate` under faults: what there is of the text is printed, one line says why, and the exit code is the project's."""
+"""`generate` under faults: what there is of the text is printed, one line says why, and the exit code is as ever."""
 
 from __future__ import annotations
 
