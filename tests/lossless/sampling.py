@@ -57,13 +57,17 @@ def draft_of(kind: str) -> TableScorer:
 def texts(
     draft: Scorer, target: Scorer, policy: Policy, sampling: Sampling, count: int = TEXTS, length: int = LENGTH
 ) -> list[list[int]]:
-    """Draw texts of at least `length` tokens, and leave out those after it: the loop cuts the last step short."""
+    """Draw `count` texts of `length` tokens, each with a seed of its own."""
     drawn = []
     for seed in range(count):
         draft.rollback(0)
         target.rollback(0)
+        # More than is looked at, so that no step is cut short by the end of the text.
         steps = speculate(draft, target, PROMPT, policy, max_new_tokens=length + 8, sampling=sampling, seed=seed)
-        drawn.append([token for step in steps for token in step.tokens][:length])
+        tokens: list[int] = []
+        while len(tokens) < length:
+            tokens += next(steps).tokens
+        drawn.append(tokens[:length])
     return drawn
 
 

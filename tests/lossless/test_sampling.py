@@ -69,7 +69,7 @@ class FailingDraft(TableScorer):
 
     def score(self, tokens: torch.Tensor, keep: int) -> torch.Tensor:
         logits = super().score(tokens, keep)
-        if int(tokens[-1]) != 0:
+        if int(tokens[-1]) != 1:  # which it likes more than the target does
             return logits
         if self.how == "raises":
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -97,7 +97,7 @@ def p_value_under(fault: str) -> float:
     draft = draft_of("bad") if fault == "policy" else FailingDraft(fault)
     policy = FailingPolicy(4) if fault == "policy" else Fixed(4)
     target = TableScorer(VOCABULARY, seed=1)
-    return transitions_p_value(texts(draft, target, policy, Sampling(1.0), 500, 5), target, Sampling(1.0))
+    return transitions_p_value(texts(draft, target, policy, Sampling(1.0), 3000, 2), target, Sampling(1.0))
 
 
 @pytest.mark.parametrize("fault", FAULTS)
