@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +59,36 @@ class Tally:
 
 def main() -> int:
     """Print the table; return 1 if anything failed, or nothing has been counted."""
-    counted = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
-    if not counted:
-        print(f"nothing has been counted: run `make test`, `make test-long` and `make fuzz`; they write to {FOLDER}")
+    suites = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))]
+    if not suites:
+        print("nothing has been counted: run `make test`, `make test-long` and `make fuzz`")
         return 1
-    rows = [
-        (c["suite"], c["unit"], f"{sum(c['tried'].values()):,}", f"{c['failed'] - c['wrong']}", f"{c['wrong']}")
-        for c in counted
-    ]
+    print(table(suites))
     totals = Counter[str]()
-    for c in counted:
-        totals[c["unit"]] += sum(c["tried"].values())
-    crashes, wrong = (sum(int(row[column]) for row in rows) for column in (3, 4))
-    header = ("suite", "unit", "tried", "crashes", "wrong answers")
-    widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    for row in (header, *rows):
-        left, right = row[:2], row[2:]
-        cells = [cell.ljust(w) for cell, w in zip(left, widths[:2], strict=True)]
-        cells += [cell.rjust(w) for cell, w in zip(right, widths[2:], strict=True)]
-        print("  ".join(cells))
-    print("\n" + ", ".join(f"{number:,} {unit}" for unit, number in sorted(totals.items())), end="")
-    print(f": {crashes} crashes, {wrong} wrong answers")
-    return 1 if crashes or wrong else 0
+    for suite in suites:
+        totals[suite["unit"]] += sum(suite["tried"].values())
+    failed, wrong = (sum(suite.get(key, 0) for suite in suites) for key in ("failed", "wrong"))
+    print("\n" + ", ".join(f"{number:,} {unit}" for unit, number in sorted(totals.items())))
+    print(f"{failed - wrong} crashes, {wrong} wrong answers")
+    return 1 if failed else 0
+
+
+def table(suites: Sequence[Mapping[str, Any]]) -> str:
+    """Return a table with a row for each suite."""
+    rows = [("suite", "tried", "of", "crashes", "wrong answers", "again with")]
+    for suite in suites:
+        wrong = suite.get("wrong", 0)
+        tried = f"{sum(suite['tried'].values()):,}"
+        rows.append((suite["suite"], tried, suite["unit"], str(suite["failed"] - wrong), str(wrong), suite["command"]))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    to_the_right = (False, True, False, True, True, False)
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, to_the_right, strict=True)
+        ).rstrip()
+        for row in rows
+    )
 
 
 if __name__ == "__main__":

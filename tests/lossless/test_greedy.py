@@ -14,6 +14,8 @@ from tests.lossless.policies import POLICIES
 
 tried: Counter[str] = Counter()
 failed: Counter[str] = Counter()
+mutants: Counter[str] = Counter()
+missed: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -21,6 +23,8 @@ def _counted() -> Iterator[None]:
     yield
     if tried:
         write_counts("lossless-greedy", "make test", tried, failed.total(), "cases", failed.total())
+    if mutants:
+        write_counts("wrong-loops-greedy", "make test", mutants, missed.total(), "wrong loops caught", missed.total())
 
 
 def test_the_cases_are_many_and_have_everything_in_them() -> None:
@@ -48,5 +52,8 @@ def test_what_rounding_decides_is_rare() -> None:
 
 @pytest.mark.parametrize("mutant", OF_GREEDY)
 def test_a_wrong_loop_is_caught(mutant: str) -> None:
+    mutants[mutant] += 1
+    missed[mutant] += 1
     with mutated(mutant):
         assert any(wrong(case) for case in random_cases())
+    missed[mutant] -= 1

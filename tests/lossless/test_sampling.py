@@ -35,6 +35,8 @@ from tests.lossless.sampling import (
 
 tried: Counter[str] = Counter()
 failed: Counter[str] = Counter()
+mutants: Counter[str] = Counter()
+missed: Counter[str] = Counter()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -42,6 +44,8 @@ def _counted() -> Iterator[None]:
     yield
     if tried:
         write_counts("lossless-sampling", "make test", tried, failed.total(), "distributions", failed.total())
+    if mutants:
+        write_counts("wrong-loops-sampling", "make test", mutants, missed.total(), "wrong loops caught", missed.total())
 
 
 def check(part: str, p_value: float) -> None:
@@ -106,14 +110,20 @@ def test_a_draft_or_a_policy_that_fails_leaves_the_distribution_alone(fault: str
 
 
 def test_what_a_failing_draft_drew_must_be_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    mutants["forgetful"] += 1
+    missed["forgetful"] += 1
     monkeypatch.setattr("runtime.loop.propose._Drafting", Forgetful)
     assert p_value_under("raises") < THRESHOLD
+    missed["forgetful"] -= 1
 
 
 @pytest.mark.parametrize("mutant", OF_SAMPLING)
 def test_a_wrong_loop_is_caught(mutant: str) -> None:
+    mutants[mutant] += 1
+    missed[mutant] += 1
     with mutated(mutant):
         assert any(p_value_of(case) <= THRESHOLD for case in CASES)
+    missed[mutant] -= 1
 
 
 def test_the_p_values_of_a_right_sampler_are_what_they_say() -> None:
