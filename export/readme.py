@@ -13,6 +13,7 @@ from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
 from runtime.replay.comparison import OVERALL
+from runtime.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -144,10 +145,16 @@ def drafter() -> str:
 
 
 def precisions() -> str:
-    """What compressing the target costs and changes."""
-    measured = result("precisions_cpu")
+    """What compressing the target costs and changes, a table for each device."""
+    rows = [row for path in sorted(RESULTS.glob("precisions_*.json")) for row in read_rows(path)]
+    return "\n\n".join(_precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "waiting")))
+
+
+def _precisions(rows: list[dict[str, Any]]) -> str:
+    """One device's precisions."""
+    first = rows[0]
     widths = ("eager1", "eager5", "eager9", "eager17")
-    rows = [
+    cells = [
         (
             row["precision"],
             f"{row['weight_bytes'] / 1e6:.0f}",
@@ -155,15 +162,25 @@ def precisions() -> str:
             f"{row['agreement']:.1%}",
             f"{row['perplexity']:.2f}",
         )
-        for row in measured["rows"]
+        for row in rows
     ]
     tokens = (f"q = {width.removeprefix('eager')}, ms" for width in widths)
+    compared = sorted({row["tokens"] for row in rows})  # a text may end early
+    threads = f"{first['threads']} CPU threads, " if "threads" in first else ""
     return (
-        f"The embedded target in each precision on two cores of {measured['device']} (one draft forward: "
-        f"{measured['rows'][0]['draft_ms']:.0f} ms): one forward on q tokens, agreement of the loop with "
-        f"token-by-token greedy decoding over {measured['rows'][0]['tokens']} tokens, perplexity on a fixed text.\n\n"
-        + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), rows)
+        f"{first['target']} in each precision on {first['device']} ({threads}one draft forward: "
+        f"{first['draft_ms']:.0f} ms): one eager forward on q tokens, agreement of the loop with token-by-token greedy "
+        f"decoding over {' to '.join(map(str, compared))} tokens, perplexity on a fixed text.\n\n"
+        + table(("target", "weights, MB", *tokens, "agreement", "perplexity"), cells)
     )
+
+
+def _alike(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> list[list[dict[str, Any]]]:
+    """Return the rows in groups that say the same of `names`, in their order."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row.get(name) for name in names]), []).append(row)
+    return list(groups.values())
 
 
 def replay() -> str:
@@ -202,27 +219,31 @@ def _rate_and_ratio(policy: dict[str, Any] | None) -> tuple[str, str]:
 
 
 def live() -> str:
-    """Policies and other systems side by side, live; nothing while nothing has been measured."""
-    return "\n\n".join(
-        _live(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RESULTS.glob("live_*.json"))
-    )
+    """Policies and other systems side by side, live, a table for each pair, device and length; without results nothing.
+
+    What an interrupted run left is no result.
+    """
+    rows = [row for path in sorted(RESULTS.glob("live_*.json")) for row in read_rows(path) if row["complete"]]
+    names = ("target", "draft", "device", "threads", "prompts", "max_new_tokens", "versions")
+    return "\n\n".join(_live(same) for same in _alike(rows, names))
 
 
-def _live(measured: dict[str, Any]) -> str:
-    """One run: its contenders in each precision."""
-    comparisons = measured["precisions"]
+def _live(comparisons: list[dict[str, Any]]) -> str:
+    """One device: its contenders in each precision."""
     names = dict.fromkeys(contender["name"] for comparison in comparisons for contender in comparison["contenders"])
     rows = [(name, *(cell for comparison in comparisons for cell in _live_cells(comparison, name))) for name in names]
     best = ", ".join(f"{comparison['precision']} {comparison['best_fixed'][OVERALL]}" for comparison in comparisons)
+    loops = ", ".join(f"{comparison['precision']} {comparison['loop']}" for comparison in comparisons)
     header = (column for comparison in comparisons for column in (f"{comparison['precision']}, tok/s", "ratio"))
-    versions = measured["versions"]
+    first, versions = comparisons[0], comparisons[0]["versions"]
+    loads = [comparison[when] for comparison in comparisons for when in ("load_average", "load_average_after")]
     return (
-        f"{measured['target']} with the draft `{measured['draft']}` on {measured['device']} "
-        f"({measured['threads']} CPU threads, load average {measured['load_average']} to "
-        f"{measured['load_average_after']}), `python -m runtime bench`: {len(measured['prompts'])} prompts, "
-        f"{measured['max_new_tokens']} new tokens, median of {measured['repeats']} interleaved repeats, torch "
-        f"{versions['torch']}, transformers {versions['transformers']}. Ratios are to the best fixed gamma of the same "
-        f"run ({best}), with 95 % bootstrap intervals over the prompts:\n\n" + table(("", *header), rows)
+        f"{first['target']} with the draft `{first['draft']}` on {first['device']} ({first['threads']} CPU threads, "
+        f"load average {min(loads)} to {max(loads)}), `python -m runtime bench`: {len(first['prompts'])} prompts, "
+        f"{first['max_new_tokens']} new tokens, medians of up to {max(row['repeats'] for row in comparisons)} "
+        f"interleaved repeats, torch {versions['torch']}, transformers {versions['transformers']}; the loop: {loops}. "
+        f"Ratios are to the best fixed gamma of the same run ({best}), with 95 % bootstrap intervals over the "
+        "prompts:\n\n" + table(("", *header), rows)
     )
 
 
@@ -235,6 +256,38 @@ def _live_cells(comparison: dict[str, Any], name: str) -> tuple[str, str]:
     return f"{score['tokens_per_second']:.1f}", f"{score['ratio']:.2f}{between}"
 
 
+def roofline() -> str:
+    """The fast loop's calls beside what reading their bytes takes, a table for each device; without results nothing."""
+    rows = [row for path in sorted(RESULTS.glob("roofline_*.json")) for row in read_rows(path)]
+    return "\n\n".join(_roofline(same) for same in _alike(rows, ("device",)))
+
+
+def _roofline(rows: list[dict[str, Any]]) -> str:
+    """One device's calls."""
+    cells = [
+        (
+            row["pair"],
+            row["precision"],
+            f"{row['context']:,}",
+            *(cell for call in ("draft", "verify") for cell in _call(row[call])),
+            "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / row['expected_bytes']:.2f}",
+        )
+        for row in rows
+    ]
+    copied = max(row["copy_bytes_per_second"] for row in rows) / 1e12
+    return (
+        f"One draft forward and one verification of 5 tokens as CUDA graphs on {rows[0]['device']} "
+        "(`python -m runtime roofline`; random weights in the shapes of the embedded pair, and of Llama-3.2-1B for "
+        "3B), and how many times that is of reading the weights and the cache once, at the "
+        f"{copied:.1f} TB/s of a copy; peak memory over weights and caches as computed:\n\n"
+        + table(("pair", "target", "context", "draft, ms", "limit, ×", "verify, ms", "limit, ×", "memory"), cells)
+    )
+
+
+def _call(call: dict[str, float]) -> tuple[str, str]:
+    return f"{call['ms']:.3f}", f"{call['times_limit']:.2f}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "latency": latency,
@@ -243,4 +296,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "precisions": precisions,
     "replay": replay,
     "live": live,
+    "roofline": roofline,
 }

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from runtime.commands import bench, generate, latency, precisions, profile, replay, report, select
+from runtime.commands import bench, generate, latency, precisions, profile, replay, report, roofline, select, throughput
 from runtime.errors import SpeckvError
 
 # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, and one other busy
@@ -21,7 +21,7 @@ EXTRAS = {
 }
 """Package → the extra of this project that installs it."""
 
-COMMANDS = (select, latency, generate, bench, profile, precisions, replay, report)
+COMMANDS = (select, latency, generate, bench, throughput, profile, precisions, roofline, replay, report)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

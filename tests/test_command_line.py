@@ -65,6 +65,14 @@ def test_select_prints_a_table_with_the_choice(capsys: pytest.CaptureFixture[str
         ["generate", "\udcff bad"],
         ["generate", "hello", "--target", ""],
         ["generate", "hello", "--draft", ""],
+        ["generate", "hello", "--rows", "2"],
+        ["generate", "hello", "--prompts", "no/such/file.jsonl"],
+        ["generate", "--prompts", "no/such/file.jsonl"],
+        ["generate", "--prompts", "no/such/file.jsonl", "--rows", "0"],
+        ["throughput", "--rows", "0"],
+        ["throughput", "--policies", "magic"],
+        ["throughput", "--precision", "int3"],
+        ["throughput", "--prompts", "no/such/file.jsonl"],
         ["generate", "hello", "--draft", "early-exit:x"],
         ["generate", "hello", "--target", "some/model"],
         ["generate", "hello", "--tensor-parallel"],
@@ -93,7 +101,11 @@ def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 @pytest.mark.parametrize(
-    "command", ["select", "latency", "generate", "bench", "profile", "precisions", "replay", "report"]
+    "command",
+    [
+        *("select", "latency", "generate", "bench", "throughput"),
+        *("profile", "precisions", "roofline", "replay", "report"),
+    ],
 )
 def test_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0

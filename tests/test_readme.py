@@ -70,19 +70,44 @@ def test_live_results_make_a_table_each_and_nothing_where_there_are_none(
 
     def comparison(precision: str, **scores: object) -> dict[str, object]:
         contenders = [{"name": name, "scores": {"overall": score}} for name, score in scores.items()]
-        return {"precision": precision, "best_fixed": {"overall": "fixed:3"}, "contenders": contenders}
+        return {
+            **{"target": "T", "draft": "D", "device": "M", "threads": 2, "load_average": 1.5},
+            **{"load_average_after": 2.5, "prompts": [0, 1, 2], "max_new_tokens": 64, "repeats": 2},
+            **{"versions": {"torch": "1", "transformers": "2"}, "loop": "plain", "complete": True},
+            **{"precision": precision, "best_fixed": {"overall": "fixed:3"}, "contenders": contenders},
+        }
 
-    run = {
-        **{"target": "T", "draft": "D", "device": "M", "threads": 2, "load_average": 1.5, "load_average_after": 2.5},
-        **{"prompts": [0, 1, 2], "max_new_tokens": 64, "repeats": 2, "versions": {"torch": "1", "transformers": "2"}},
-        "precisions": [comparison("fp16", adaptive=score, assisted=alone), comparison("nf4", adaptive=alone)],
+    fp16, nf4 = comparison("fp16", adaptive=score, assisted=alone), comparison("nf4", adaptive=alone)
+    files = {
+        "live_a": [fp16, nf4],
+        "live_b": [{**row, "device": "another"} for row in (fp16, nf4)],
+        "live_c": [{**fp16, "device": "a third", "complete": False}],
+        "other": [fp16],
     }
-    for name in ("live_a", "live_b", "other"):
-        (tmp_path / f"{name}.json").write_text(json.dumps(run))
+    for name, rows in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
     made = fill(fill(marked))
     assert made.count("|  | fp16, tok/s | ratio | nf4, tok/s | ratio |\n|---|--:|--:|--:|--:|\n") == 2
     assert made.count("| adaptive | 12.3 | 1.06 (0.98 – 1.10) | 9.0 | 0.75 |\n| assisted | 9.0 | 0.75 | – | – |\n") == 2
-    assert made.count("3 prompts, 64 new tokens, median of 2 interleaved repeats") == 2
+    assert made.count("3 prompts, 64 new tokens, medians of up to 2 interleaved repeats") == 2
+    assert "a third" not in made
+
+
+def test_roofline_results_make_a_table_for_each_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readme, "RESULTS", tmp_path)
+    marked = "<!-- made by `python -m export readme`: roofline -->\n<!-- end -->\n"
+    assert fill(marked) == marked
+    row = {
+        **{"pair": "llama-3.2", "precision": "fp16", "context": 4096, "device": "M", "copy_bytes_per_second": 4.26e12},
+        **{"expected_bytes": 200, "peak_bytes": 210},
+        "draft": {"ms": 0.7, "limit_ms": 0.5, "times_limit": 1.4},
+        "verify": {"ms": 2.1234, "limit_ms": 1.5, "times_limit": 1.416},
+    }
+    (tmp_path / "roofline_m.json").write_text(json.dumps({"rows": [row, {**row, "device": "N", "peak_bytes": None}]}))
+    made = fill(fill(marked))
+    assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | 1.05 |" in made
+    assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | – |" in made
+    assert made.count("at the 4.3 TB/s of a copy") == 2
 
 
 def test_every_command_is_in_the_map() -> None:

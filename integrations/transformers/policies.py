@@ -11,7 +11,7 @@ from runtime.errors import SpeckvError
 from runtime.pair.target import Target, precision_of
 from runtime.policies.policy import Policy
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
-from runtime.profile.start_up import timed_policy
+from runtime.profile.start_up import timed_policies
 from runtime.profile.store import digest
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,10 @@ def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: P
         )
     # The times need no tokenizer.
     target = Target(_shape(model), model, tokenizer=None)
-    return timed_policy(policy, _shape(draft), draft, target, lambda: logger.info("measuring the pair's step times"))
+    (chosen,) = timed_policies(
+        policy, 1, _shape(draft), draft, target, lambda: logger.info("measuring the pair's step times")
+    )
+    return chosen
 
 
 def _shape(model: PreTrainedModel) -> str:

@@ -5,36 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.bench.clock import Clock
-from runtime.bench.contender import Contender
 from runtime.bench.generate import Plain
-from runtime.bench.loop import Loop
+from runtime.bench.line_up import LineUp, line_up
 from runtime.bench.meeting import Meeting
-from runtime.bench.others import other_systems
+from runtime.bench.plan import Plan
 from runtime.bench.reference import NearTie, Reference
 from runtime.bench.score import Runs, Score, compare
-from runtime.loop.backend import choose_backend
-from runtime.loop.generate import check_context
-from runtime.loop.sampling import Sampling
-from runtime.loop.scorer import cached_pair
-from runtime.pair.draft import load_draft
-from runtime.pair.target import load_target
-from runtime.policies.registry import TIMED, make_policy
-from runtime.profile.start_up import start_up_times
-from runtime.prompts import Prompt
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to compare."""
-
-    draft: str | None
-    target: str | None
-    policies: tuple[str, ...]
-    prompts: tuple[Prompt, ...]
-    max_new_tokens: int
-    repeats: int
-    device: str
+from runtime.replay.comparison import OVERALL
 
 
 @dataclass(frozen=True)
@@ -44,6 +21,12 @@ class ContenderResult:
     name: str
     agreement: float
     """Share of the plain tokens that it gave, each prompt's up to the first that differs."""
+    repeats: int
+    """Timed runs of each prompt at least; 0 where the checked run is the one that is timed, see `bench`."""
+    limit_tokens_per_second: float
+    """What reading alone would allow, with the steps and drafts that it made; see `Limit`."""
+    bandwidth_share: float
+    """Tokens per second over that limit."""
     peak_memory_bytes: int | None
     """On the device, weights included; None on the CPU."""
     scores: dict[str, Score]
@@ -57,10 +40,16 @@ class Comparison:
     """Every contender with the target in one precision."""
 
     precision: str
+    complete: bool
+    """Whether all was done that was planned: else there are fewer prompts or repeats, all of them compared."""
     loop: str
     """What the policies' loop ran on; see `Backend.why`."""
     step_times_ms: dict[str, dict[int, float]] | None
     """What the policies that weigh time were given: model → tokens in the call → milliseconds; None without one."""
+    copy_bytes_per_second: float
+    """Bandwidth of a copy on the device, read and written bytes together."""
+    weights_and_caches_bytes: int
+    """Of the pair, as stored, with caches for the longest text: what peak memory is to be compared with."""
     best_fixed: dict[str, str]
     """Task → the fastest fixed gamma of those that ran; empty where none did."""
     near_ties: list[NearTie]
@@ -69,61 +58,92 @@ class Comparison:
     contenders: list[ContenderResult]
 
 
-def bench(
-    plan: Plan, precision: str, announce: Callable[[str, int | None], None], advance: Callable[[], None]
-) -> Comparison:
+@dataclass(frozen=True)
+class Progress:
+    """Whom a comparison tells how far it is."""
+
+    announce: Callable[[str, int | None], None]
+    """What begins, and how many runs there will be in all once that is known."""
+    advance: Callable[[], None]
+    """After each run."""
+    keep: Callable[[Comparison], None]
+    """What there is after each checked prompt and each round, and where it is interrupted."""
+
+
+def bench(plan: Plan, precision: str, progress: Progress) -> Comparison:
     """Compare all contenders with the target in one precision.
 
-    Every contender decodes each prompt once untimed, which warms up and proves the tokens equal (in fp32; in other
-    precisions they are counted). A policy keeps its state from there on, as in a server that has been up for a while.
+    Every contender decodes each prompt once, which warms up and proves the tokens equal (in fp32; in other precisions
+    they are counted). Then the prompts are repeated and timed. Where `plan.seconds` does not last for a single round
+    of a slow contender's repeats, the run that was checked is the one that counts for it: its warm-up was a trial of
+    two tokens. A policy keeps its state from the check on, as in a server that has been up for a while.
 
     Args:
         plan: what to compare.
         precision: of the target.
-        announce: told what begins, and how many runs there will be in all once that is known.
-        advance: called after each run.
+        progress: told how far it is.
 
     Raises:
         SpeckvError: if a model cannot be loaded, a text does not fit into it, or a contender's tokens are not the
             target's.
     """
-    announce("loading", None)
-    target = load_target(plan.target, precision, plan.device)
-    draft = load_draft(plan.draft, target)
-    encoded = [target.encode(prompt.text) for prompt in plan.prompts]
-    check_context(*cached_pair(draft, target.model), max(map(len, encoded)), plan.max_new_tokens)
-    longest = max(map(len, encoded)) + plan.max_new_tokens
-    announce("preparing the loop", None)
-    backend = choose_backend(draft, target.model, longest, Sampling())
-    times = None
-    if any(name in TIMED for name in plan.policies):
-        times = start_up_times(
-            plan.draft, draft, target, lambda: announce("measuring step times", None), backend.graphs
-        )
-    loops: list[Contender] = [
-        Loop(name, backend, target.eos, make_policy(name, target.compression, times)) for name in plan.policies
-    ]
-    clock = Clock(target.model.get_input_embeddings().weight.device)
-    announce("trying other systems", None)
-    others, left_out = other_systems(draft, target, encoded[0], clock)
-    reference = Reference(target, exact=precision == "fp32")
-    contenders = [Plain(target), *others, *loops]
-    meeting = Meeting(contenders, plan.prompts, encoded, plan.max_new_tokens, reference, clock, advance)
-    announce("checking tokens", meeting.runs(plan.repeats))
-    agreeing = meeting.check()
-    announce("timing", meeting.runs(plan.repeats))
-    runs = meeting.time(plan.repeats)
+    field = line_up(plan, precision, lambda what: progress.announce(what, None))
+    reference = Reference(field.target, exact=precision == "fp32")
+    meeting = Meeting(
+        Plain(field.target), field.contenders, plan.prompts, field.encoded, plan.max_new_tokens, reference, field.clock,
+        progress.advance,
+    )  # fmt: skip
+
+    def so_far() -> Comparison:
+        return _comparison(precision, field, meeting, complete=False)
+
+    try:
+        progress.announce("checking tokens", meeting.checks)
+        for _ in meeting.check():
+            progress.keep(so_far())
+        repeats = meeting.repeats(plan.repeats, plan.seconds)
+        progress.announce("timing", meeting.checks + len(plan.prompts) * sum(repeats.values()))
+        for _ in meeting.time(repeats):
+            progress.keep(so_far())
+    except KeyboardInterrupt:
+        if meeting.finished:
+            progress.keep(so_far())
+        raise
+    return _comparison(precision, field, meeting, complete=True)
+
+
+def _comparison(precision: str, field: LineUp, meeting: Meeting, complete: bool) -> Comparison:
+    """Score what there is."""
+    runs = meeting.runs()
     best_fixed, scores = compare(runs)
-    plain = sum(len(tokens) for tokens in reference.tokens.values())
+    ties = meeting.reference.near_ties
     return Comparison(
         precision=precision,
-        loop=backend.why,
-        step_times_ms=None if times is None else {"draft": times.draft, "target": times.target},
+        complete=complete,
+        loop=field.backend.why,
+        step_times_ms=None if field.times is None else {"draft": field.times.draft, "target": field.times.target},
+        copy_bytes_per_second=field.limit.bandwidth,
+        weights_and_caches_bytes=field.expected_bytes,
         best_fixed=best_fixed,
-        near_ties=sorted(reference.near_ties, key=lambda tie: (tie.prompt, tie.position, tie.contender)),
-        left_out=left_out,
-        contenders=[
-            ContenderResult(name, agreeing[name] / plain, clock.peak_bytes(name), scores[name], runs[name])
-            for name in runs
-        ],
+        near_ties=sorted(ties, key=lambda tie: (tie.prompt, tie.position, tie.contender)),
+        left_out=field.left_out,
+        contenders=[_contender(name, field, meeting, runs[name], scores[name]) for name in runs],
+    )
+
+
+def _contender(
+    name: str, field: LineUp, meeting: Meeting, runs: list[Runs], scores: dict[str, Score]
+) -> ContenderResult:
+    prompts = [len(ids) for ids in field.encoded[: len(runs)]]
+    plain = sum(len(meeting.reference.tokens[run.prompt]) for run in runs)
+    limit = field.limit.tokens_per_second(runs, prompts)
+    return ContenderResult(
+        name=name,
+        agreement=sum(meeting.agreeing[name][: len(runs)]) / plain,
+        repeats=meeting.repeated(name),
+        limit_tokens_per_second=limit,
+        bandwidth_share=scores[OVERALL].tokens_per_second / limit,
+        peak_memory_bytes=field.clock.peak_bytes(name),
+        scores=scores,
+        runs=runs,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -13,8 +13,11 @@ from runtime.bench.contender import Contender, Generation
 class Clock:
     """Times runs, until the device has done everything; keeps each contender's peak memory on a CUDA device.
 
-    A contender's peak is what the models take, what its first run left on the device (static caches, graphs), and the
-    most that any later run took for itself: nothing of the other contenders.
+    A contender's peak is what the models take, what was prepared for it or its first run left on the device (static
+    caches, graphs), and the most that any later run took for itself: nothing of the other contenders.
+
+    Args:
+        device: with the models on it, and nothing else.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,6 +25,12 @@ class Clock:
         self._models = torch.cuda.memory_allocated(device) if self.cuda else 0
         self._kept: dict[str, int] = {}
         self._taken: dict[str, int] = {}
+
+    def prepared(self, names: Iterable[str]) -> None:
+        """Count what has come to lie on the device since the start as each of these contenders' own."""
+        if self.cuda:
+            kept = torch.cuda.memory_allocated(self.cuda) - self._models
+            self._kept |= dict.fromkeys(names, kept)
 
     def time(self, contender: Contender, prompt: Sequence[int], new_tokens: int) -> tuple[Generation, float]:
         """Run the contender once; return what it gave, and the seconds."""
@@ -36,7 +45,7 @@ class Clock:
 
     def peak_bytes(self, name: str) -> int | None:
         """Return the contender's peak memory on the device; None on the CPU."""
-        return self._models + self._kept[name] + self._taken[name] if self.cuda else None
+        return self._models + self._kept[name] + self._taken.get(name, 0) if self.cuda else None
 
     def _begin(self) -> int:
         if not self.cuda:
@@ -50,7 +59,6 @@ class Clock:
             return
         if name in self._kept:
             peak = torch.cuda.max_memory_allocated(self.cuda)
-            self._taken[name] = max(self._taken[name], peak - before)
+            self._taken[name] = max(self._taken.get(name, 0), peak - before)
         else:
             self._kept[name] = max(torch.cuda.memory_allocated(self.cuda) - before, 0)
-            self._taken[name] = 0

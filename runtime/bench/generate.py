@@ -30,20 +30,27 @@ class Plain:
 class Compiled:
     """`generate` with a static cache, which transformers compiles by itself on CUDA.
 
+    Args:
+        target: the loaded target.
+        longest: tokens of the longest text: with a cache for it from the first run on, nothing is compiled again.
+
     Raises:
         SpeckvError: on the CPU, where it compiles nothing.
     """
 
     name = "compiled"
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, longest: int) -> None:
         if target.model.get_input_embeddings().weight.device.type != "cuda":
             raise SpeckvError("transformers compiles on CUDA alone")
         self.target = target
+        self.cache: dict[str, object] = {"cache_implementation": "static"}
+        if hasattr(GenerationConfig(), "max_cache_len"):  # transformers 5.17 has no such setting
+            self.cache["max_cache_len"] = longest
 
     def run(self, prompt: Sequence[int], new_tokens: int) -> Generation:
         """Generate; see `Contender`."""
-        tokens = _generate(self.target, prompt, new_tokens, cache_implementation="static")
+        tokens = _generate(self.target, prompt, new_tokens, **self.cache)
         return Generation(tokens, steps=len(tokens), drafted=0)
 
 

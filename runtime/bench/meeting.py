@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 
 from runtime.bench.clock import Clock
 from runtime.bench.contender import Contender
@@ -17,7 +18,8 @@ class Meeting:
     """Contenders and what they decode.
 
     Args:
-        contenders: the first gives the reference's tokens.
+        plain: gives the reference's tokens; timed only if it is one of the contenders.
+        contenders: take turns.
         prompts: to decode.
         encoded: token ids of each prompt.
         new_tokens: of each prompt at most.
@@ -26,6 +28,7 @@ class Meeting:
         advance: called after every run.
     """
 
+    plain: Contender
     contenders: Sequence[Contender]
     prompts: Sequence[Prompt]
     encoded: Sequence[Sequence[int]]
@@ -33,49 +36,106 @@ class Meeting:
     reference: Reference
     clock: Clock
     advance: Callable[[], None] = lambda: None
+    agreeing: dict[str, list[int]] = field(init=False)
+    """Contender → tokens that agree with the plain ones, a prompt each, as far as they are checked."""
 
-    def runs(self, repeats: int) -> int:
-        """Return how many runs `check` and `time` make together."""
-        return len(self.prompts) * len(self.contenders) * (1 + repeats)
+    def __post_init__(self) -> None:
+        names = [contender.name for contender in self.contenders]
+        self.agreeing = {name: [] for name in names}
+        self._checked = {name: self._no_runs() for name in [*names, self.plain.name]}
+        self._repeated = {name: self._no_runs() for name in names}
 
-    def check(self) -> dict[str, int]:
-        """Decode every prompt once with each contender, untimed; return how many tokens of each agree.
+    def _no_runs(self) -> list[Runs]:
+        return [Runs(prompt.index, prompt.task) for prompt in self.prompts]
+
+    @property
+    def checks(self) -> int:
+        """Runs that `check` makes."""
+        return len(self.prompts) * len(self._checked)
+
+    def check(self) -> Iterator[int]:
+        """Decode every prompt once with each contender, compare the tokens, warm up; yields after every prompt.
 
         Raises:
             SpeckvError: see `Reference.agreeing`.
         """
-        agreeing = dict.fromkeys((contender.name for contender in self.contenders), 0)
-        for prompt, ids in zip(self.prompts, self.encoded, strict=True):
-            for contender in self.contenders:
-                tokens = self.clock.time(contender, ids, self.new_tokens)[0].tokens
+        others = [contender for contender in self.contenders if contender.name != self.plain.name]
+        for place, prompt in enumerate(self.prompts):
+            for contender in (self.plain, *others):
+                tokens, agreed = self._run(contender, place, self._checked[contender.name][place])
+                if contender.name in self.agreeing:
+                    self.agreeing[contender.name].append(agreed)
                 self.reference.tokens.setdefault(prompt.index, tokens)
-                agreeing[contender.name] += self.reference.agreeing(contender.name, prompt, ids, tokens)
                 self.advance()
-        return agreeing
+            yield place
 
-    def time(self, repeats: int) -> dict[str, list[Runs]]:
-        """Time every contender on every prompt in every repeat; return contender → runs of each prompt.
+    def repeats(self, most: int, seconds: float | None) -> dict[str, int]:
+        """Return contender → how often it repeats each prompt, so that all repeats take about `seconds`.
+
+        Each contender gets the same part of the time, the fastest first, and what it does not need is left to the
+        others. A contender whose part does not last for all the prompts repeats none.
+        """
+        lasting = {name: _usual(self._checked[name]) * len(self.prompts) for name in self.agreeing}
+        left, counts = seconds, {}
+        for waiting, name in zip(range(len(lasting), 0, -1), sorted(lasting, key=lasting.__getitem__), strict=True):
+            counts[name] = most if left is None else min(most, int(left / waiting / lasting[name]))
+            left = None if left is None else left - counts[name] * lasting[name]
+        return counts
+
+    def time(self, repeats: Mapping[str, int]) -> Iterator[int]:
+        """Repeat every prompt with each contender as often as given; yields after every round.
 
         The contenders take turns on each prompt and another one begins every time, so that a machine that slows
-        down, or one contender's traces in its caches, meet all of them alike.
+        down, or one contender's traces in its caches, meet all of them alike. Those that repeat less take part in
+        every second round, say.
 
         Raises:
             SpeckvError: see `Reference.agreeing`.
         """
-        results = {c.name: [Runs(prompt.index, prompt.task) for prompt in self.prompts] for c in self.contenders}
-        places = range(len(self.prompts))
-        for turn, place in enumerate(place for _ in range(repeats) for place in places):
-            first = turn % len(self.contenders)
-            for contender in [*self.contenders[first:], *self.contenders[:first]]:
-                self._time_one(contender, place, results[contender.name][place])
-                self.advance()
-        return results
+        rounds, turn = max(repeats.values(), default=0), 0
+        for round_ in range(rounds):
+            due = [c for c in self.contenders if (n := repeats[c.name]) * (round_ + 1) // rounds > n * round_ // rounds]
+            for place in range(len(self.prompts)):
+                first = turn % len(due)
+                for contender in [*due[first:], *due[:first]]:
+                    self._run(contender, place, self._repeated[contender.name][place])
+                    self.advance()
+                turn += 1
+            yield round_
 
-    def _time_one(self, contender: Contender, place: int, runs: Runs) -> None:
+    @property
+    def finished(self) -> int:
+        """Prompts that every contender has decoded."""
+        return min((len(agreed) for agreed in self.agreeing.values()), default=0)
+
+    def runs(self) -> dict[str, list[Runs]]:
+        """Return contender → runs of each finished prompt: the repeats where there are any, else the checked one."""
+        return {
+            name: [
+                repeated if repeated.seconds else checked
+                for repeated, checked in zip(self._repeated[name], self._checked[name], strict=True)
+            ][: self.finished]
+            for name in self.agreeing
+        }
+
+    def repeated(self, name: str) -> int:
+        """Return how often a contender has repeated every finished prompt."""
+        return min(len(runs.seconds) for runs in self._repeated[name][: self.finished])
+
+    def _run(self, contender: Contender, place: int, runs: Runs) -> tuple[list[int], int]:
+        """Run once and note it; return the tokens and how many agree."""
         prompt, ids = self.prompts[place], self.encoded[place]
         generation, seconds = self.clock.time(contender, ids, self.new_tokens)
-        self.reference.agreeing(contender.name, prompt, ids, generation.tokens)
+        tokens = generation.tokens
+        known = prompt.index in self.reference.tokens
+        agreed = self.reference.agreeing(contender.name, prompt, ids, tokens) if known else len(tokens)
         runs.seconds.append(seconds)
-        runs.tokens.append(len(generation.tokens))
+        runs.tokens.append(len(tokens))
         runs.steps.append(generation.steps)
         runs.drafted.append(generation.drafted)
+        return tokens, agreed
+
+
+def _usual(runs: Sequence[Runs]) -> float:
+    """Return a contender's usual seconds a prompt: the first one may have compiled something."""
+    return median(run.seconds[0] for run in runs)

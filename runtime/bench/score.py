@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from statistics import median
 
 import numpy as np
@@ -18,7 +19,7 @@ Interval = tuple[float, float]
 
 @dataclass
 class Runs:
-    """The timed runs of one contender on one prompt; one value a repeat in each list."""
+    """The timed runs of one contender on one prompt; one value a run in each list."""
 
     prompt: int
     """Its place in the prompts' file, from 0."""
@@ -101,9 +102,17 @@ def _totals(runs: Sequence[Runs]) -> tuple[NDArray[np.float64], NDArray[np.float
 def _resampled(runs: Sequence[Runs]) -> NDArray[np.float64]:
     """Return the rate of every resample, float64 `[RESAMPLES]`; the same resamples for all contenders."""
     tokens, seconds = _totals(runs)
-    drawn = np.random.default_rng(SEED).integers(len(runs), size=(RESAMPLES, len(runs)))
-    rates: NDArray[np.float64] = tokens[drawn].sum(1) / seconds[drawn].sum(1)
+    drawn = _resamples(len(runs))
+    rates: NDArray[np.float64] = (drawn @ tokens) / (drawn @ seconds)
     return rates
+
+
+@lru_cache(maxsize=8)
+def _resamples(prompts: int) -> NDArray[np.float64]:
+    """Return how often each resample holds each prompt, float64 `[RESAMPLES, prompts]`."""
+    drawn = np.random.default_rng(SEED).integers(prompts, size=(RESAMPLES, prompts))
+    places = drawn + prompts * np.arange(RESAMPLES)[:, None]
+    return np.bincount(places.ravel(), minlength=RESAMPLES * prompts).reshape(RESAMPLES, prompts).astype(np.float64)
 
 
 def _interval(values: NDArray[np.float64], prompts: int) -> Interval | None:

@@ -14,9 +14,11 @@ BLANK = "–"
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Print all prompts together, then the tasks, then what did not go as planned."""
+    """Print all prompts together, the tasks, the limits of memory, then what did not go as planned."""
     console.print(_overall(comparison))
     console.print(_tasks(comparison))
+    console.print(_limits(comparison))
+    console.print(f"loop: {comparison.loop}")
     for name, reason in comparison.left_out.items():
         console.print(f"left out: {name} ({reason})")
     for tie in comparison.near_ties:
@@ -28,9 +30,7 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def _overall(comparison: Comparison) -> Table:
     best = comparison.best_fixed.get(OVERALL, "no fixed gamma")
     table = _table(f"{comparison.precision} target, all prompts; ratio to {best}; 95 % bootstrap intervals")
-    memory = any(contender.peak_memory_bytes is not None for contender in comparison.contenders)
-    headers = ("tok/s", "interval", "ratio", "interval", "tok/step", "gamma", "agree", *(["MB"] if memory else []))
-    for header in headers:
+    for header in ("tok/s", "interval", "ratio", "interval", "tok/step", "gamma", "agree"):
         table.add_column(header, justify="right")
     for contender in comparison.contenders:
         score = contender.scores[OVERALL]
@@ -43,7 +43,6 @@ def _overall(comparison: Comparison) -> Table:
             f"{score.tokens_per_step:.2f}",
             f"{score.mean_gamma:.1f}",
             f"{contender.agreement:.1%}",
-            *([f"{(contender.peak_memory_bytes or 0) / 1e6:.0f}"] if memory else []),
         )
     return table
 
@@ -63,6 +62,24 @@ def _tasks(comparison: Comparison) -> Table:
             for score in scores
         )
         table.add_row(contender.name, *cells)
+    return table
+
+
+def _limits(comparison: Comparison) -> Table:
+    """What reading the weights and caches once a pass would allow, and the memory beside what these take."""
+    copied, expected = comparison.copy_bytes_per_second, comparison.weights_and_caches_bytes
+    table = _table(f"limit of reading at {copied / 1e9:.0f} GB/s (a copy); weights and caches {expected / 1e6:.0f} MB")
+    for header in ("repeats", "limit, tok/s", "reached", "peak, MB", "of expected"):
+        table.add_column(header, justify="right")
+    for contender in comparison.contenders:
+        peak = contender.peak_memory_bytes
+        table.add_row(
+            contender.name,
+            str(contender.repeats),
+            f"{contender.limit_tokens_per_second:.0f}",
+            f"{contender.bandwidth_share:.1%}",
+            *((BLANK, BLANK) if peak is None else (f"{peak / 1e6:.0f}", f"{peak / expected:.2f}")),
+        )
     return table
 
 

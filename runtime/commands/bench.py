@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,14 +15,16 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.policies.registry import NAMES, TIMED, make_policy
 from runtime.prompts import first_of_each_task, read_prompts
+from runtime.rows import RowsFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from runtime.bench.bench import Plan
+    from runtime.bench.bench import Comparison
+    from runtime.bench.plan import Plan
 
 POLICIES = ("none", *(f"fixed:{gamma}" for gamma in range(1, 6)), "speckv", "speckv-cost", "confidence", "adaptive")
+SYSTEMS = ("transformers", "compiled", "assisted", "assisted:4", "flashspec")
 PER_TASK = 4
+NAMES_OF_A_ROW = ("target", "draft", "device", "precision")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -40,6 +44,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--policies", nargs="+", default=POLICIES, metavar="POLICY", help=f"{NAMES} (default: {' '.join(POLICIES)})"
     )
+    parser.add_argument(
+        "--contenders", nargs="*", choices=SYSTEMS, default=SYSTEMS, metavar="SYSTEM",
+        help=f"other systems: {', '.join(SYSTEMS)} (default: all; none where no name follows)",
+    )  # fmt: skip
     parser.add_argument("--prompts", type=Path, metavar="JSONL", help='lines {"task": …, "prompt": …}')
     parser.add_argument(
         "--per-task",
@@ -49,6 +57,16 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=64, metavar="N", help="of each prompt")
     parser.add_argument("--repeats", type=whole_number(1), default=3, metavar="N", help="timed runs of each prompt")
+    parser.add_argument(
+        "--seconds", type=whole_number(0), metavar="S",
+        help="for timing in each precision, after the tokens are checked: slow contenders then repeat less, or are "
+        "timed while they are checked (default: all repeats)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, metavar="JSON",
+        help="keep the results here, as far as they are after every checked prompt and every round; those of other "
+        "pairs, precisions and devices in the file stay",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -58,11 +76,8 @@ def run(options: argparse.Namespace) -> int:
             make_policy(name, "fp16")  # refuses a wrong name before any model is loaded
     prompts = read_prompts(options.prompts)
     per_task = options.per_task or (None if options.prompts else PER_TASK)
-    from rich.console import Console
-
-    from runtime.bench.bench import Plan, bench
-    from runtime.bench.environment import environment, load_average
-    from runtime.bench.table import print_comparison
+    kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
+    from runtime.bench.plan import Plan
     from runtime.pair.draft import check_draft
     from runtime.pair.target import check_precision, resolve_device
 
@@ -74,24 +89,44 @@ def run(options: argparse.Namespace) -> int:
     plan = Plan(
         draft=options.draft,
         target=options.target,
+        systems=tuple(options.contenders),
         policies=tuple(dict.fromkeys(options.policies)),
         prompts=tuple(first_of_each_task(prompts, per_task) if per_task else prompts),
         max_new_tokens=options.max_new_tokens,
         repeats=options.repeats,
+        seconds=options.seconds,
         device=device,
     )
-    machine = environment(device)
-    comparisons = []
-    for precision in precisions:
-        with _progress(precision) as (announce, advance):
-            comparisons.append(bench(plan, precision, announce, advance))
-        if not options.json:
-            print_comparison(comparisons[-1], Console())
+    with _ended_like_an_interrupt():
+        rows = [_compare(plan, precision, kept, options.json) for precision in precisions]
     if options.json:
-        machine["load_average_after"] = load_average()
-        results = [dataclasses.asdict(comparison) for comparison in comparisons]
-        print(json.dumps({**machine, **_settings(plan), "precisions": results}))
+        print(json.dumps({"rows": rows}))
     return 0
+
+
+def _compare(plan: Plan, precision: str, kept: RowsFile | None, silent: bool) -> dict[str, object]:
+    """Compare in one precision, keep and print it; return its row."""
+    from rich.console import Console
+
+    from runtime.bench.bench import Progress, bench
+    from runtime.bench.environment import environment, load_average
+    from runtime.bench.table import print_comparison
+
+    machine = {**_settings(plan), **environment(plan.device)}
+
+    def row(comparison: Comparison) -> dict[str, object]:
+        return {**machine, "load_average_after": load_average(), **dataclasses.asdict(comparison)}
+
+    def keep(comparison: Comparison) -> None:
+        if kept:
+            kept.put(row(comparison))
+
+    with _progress(precision) as (announce, advance):
+        comparison = bench(plan, precision, Progress(announce, advance, keep))
+    keep(comparison)
+    if not silent:
+        print_comparison(comparison, Console())
+    return row(comparison)
 
 
 def _settings(plan: Plan) -> dict[str, object]:
@@ -103,7 +138,25 @@ def _settings(plan: Plan) -> dict[str, object]:
         "prompts": [prompt.index for prompt in plan.prompts],
         "max_new_tokens": plan.max_new_tokens,
         "repeats": plan.repeats,
+        "seconds": plan.seconds,
     }
+
+
+@contextmanager
+def _ended_like_an_interrupt() -> Iterator[None]:
+    """Let SIGTERM, as `timeout` sends it, do what Ctrl-C does: keep what there is."""
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be handled
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""`python -m runtime generate`: a text from a draft/target pair, streamed, and what it cost."""
+"""`python -m runtime generate`: a text from a draft/target pair, streamed, or many side by side, and what they cost."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import argparse
 import dataclasses
 import json
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
+from runtime.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
     from runtime.loop.backend import Backend
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
+
+ROWS = 16
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -33,7 +36,12 @@ def add_parser(subparsers: Subparsers) -> None:
         "Generate a text losslessly with a draft/target pair.",
         'python -m runtime generate "Write a haiku about compilers." --max-new-tokens 60',
     )
-    parser.add_argument("prompt", metavar="PROMPT")
+    prompt = parser.add_mutually_exclusive_group(required=True)
+    prompt.add_argument("prompt", nargs="?", metavar="PROMPT")
+    prompt.add_argument("--prompts", type=Path, metavar="JSONL", help='many: lines {"task": …, "prompt": …}')
+    parser.add_argument(
+        "--rows", type=whole_number(1), metavar="N", help=f"of --prompts, texts side by side (default: {ROWS})"
+    )
     add_pair(parser)
     parser.add_argument("--target-precision", metavar="P", help="fp32, bf16, fp16, int8 or nf4")
     spread = parser.add_mutually_exclusive_group()
@@ -52,36 +60,68 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Generate, stream and summarise."""
+    """Load the pair, and generate what was asked for."""
     _check(options)
-    from runtime.loop.backend import choose_backend
+    prompts = read_prompts(options.prompts) if options.prompts else []
+    import torch  # noqa: F401  (without it nothing below can be imported, and this names what is missing)
+
     from runtime.loop.sampling import Sampling
-    from runtime.pair.draft import check_draft, load_draft
-    from runtime.pair.target import load_target
+    from runtime.pair.draft import check_draft
 
     check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
-    target = load_target(options.target, options.target_precision, options.device, placement)
-    draft = load_draft(options.draft, target)
-    prompt = target.encode(options.prompt)
-    backend = choose_backend(draft, target.model, len(prompt) + options.max_new_tokens, sampling)
-    _generate(options, backend, target, prompt, sampling)
+    target, encoded, backend, policies = _prepare(
+        options, [prompt.text for prompt in prompts] or [options.prompt], sampling
+    )
+    if prompts:
+        _generate_all(options, prompts, encoded, target, backend, policies, sampling)
+    else:
+        _generate_one(options, encoded[0], target, backend, policies[0], sampling)
     return 0
 
 
-def _generate(
-    options: argparse.Namespace, backend: Backend, target: Target, prompt: Sequence[int], sampling: Sampling
+def _prepare(
+    options: argparse.Namespace, texts: Sequence[str], sampling: Sampling
+) -> tuple[Target, list[list[int]], Backend, list[Policy]]:
+    """Load the pair, encode the prompts, choose the loop and a policy for each of its rows; stderr says what is under
+    way."""
+    from rich.console import Console
+
+    from runtime.loop.backend import choose_backend
+    from runtime.pair.draft import load_draft
+    from runtime.pair.target import load_target
+
+    console = Console(stderr=True, quiet=not _speaks(options))
+    placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
+    with console.status("loading the models") as status:
+        target = load_target(options.target, options.target_precision, options.device, placement)
+        draft = load_draft(options.draft, target)
+        encoded = [target.encode(text) for text in texts]
+        status.update("preparing the loop; the first time, its kernels are compiled")
+        longest = max(map(len, encoded)) + options.max_new_tokens
+        backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(texts)))
+        policies = _policies(
+            options, backend, target,
+            lambda: console.print("measuring the pair's step times, once for this machine", soft_wrap=True),
+        )  # fmt: skip
+    return target, encoded, backend, policies
+
+
+def _generate_one(
+    options: argparse.Namespace,
+    prompt: list[int],
+    target: Target,
+    backend: Backend,
+    policy: Policy,
+    sampling: Sampling,
 ) -> None:
-    """Decode and print; of a text that an error or the user ends, what there is."""
+    """Generate after the one prompt, stream and summarise; of a text that an error or the user ends, what there is."""
     import torch
     from transformers import TextStreamer
 
     from runtime.loop.statistics import summarise
 
-    policy = _policy(options, backend, target)
-    # Every process of a tensor parallel target runs the same loop; the first one speaks.
-    speaks = not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
+    speaks = _speaks(options)
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
@@ -104,7 +144,52 @@ def _generate(
                 printer.end()
                 _print_statistics(statistics, options.policy, target.precision, backend.why)
             elif speaks:
-                _print_json(statistics, steps, target, backend.why)
+                summary = {"text": _decode(target, steps), "precision": target.precision, "loop": backend.why}
+                print(json.dumps(summary | dataclasses.asdict(statistics)))
+
+
+def _generate_all(
+    options: argparse.Namespace,
+    prompts: Sequence[Prompt],
+    encoded: Sequence[list[int]],
+    target: Target,
+    backend: Backend,
+    policies: Sequence[Policy],
+    sampling: Sampling,
+) -> None:
+    """Generate after every prompt of a file; print each text when it has ended, and summarise them all."""
+    from runtime.loop.statistics import summarise
+    from runtime.loop.texts import Text
+
+    speaks = _speaks(options)
+    texts = [Text(prompt, options.max_new_tokens, target.eos) for prompt in encoded]
+    everything: list[Step] = []
+    start = time.perf_counter()
+    for number, steps in backend.texts(texts, policies, sampling=sampling, seed=options.seed):
+        everything += steps
+        prompt, text, statistics = (
+            prompts[number],
+            _decode(target, steps),
+            summarise(steps, time.perf_counter() - start),
+        )
+        line = {"prompt": prompt.index, "task": prompt.task, "text": text, "precision": target.precision}
+        line |= {"loop": backend.why, **dataclasses.asdict(statistics)}
+        del line["tokens_per_second"]  # its seconds are those of all texts until then
+        if speaks:
+            print(json.dumps(line) if options.json else f"prompt {prompt.index} ({prompt.task}):\n{text}\n", flush=True)
+    if speaks and not options.json:
+        statistics = summarise(everything, time.perf_counter() - start)
+        _print_statistics(statistics, options.policy, target.precision, f"{backend.why}, {backend.rows} rows")
+
+
+def _decode(target: Target, steps: Sequence[Step]) -> str:
+    text: str = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
+    return text
+
+
+def _speaks(options: argparse.Namespace) -> bool:
+    """Every process of a tensor parallel target runs the same loop; the first one speaks."""
+    return not options.tensor_parallel or os.environ.get("RANK", "0") == "0"
 
 
 def _check(options: argparse.Namespace) -> None:
@@ -118,30 +203,32 @@ def _check(options: argparse.Namespace) -> None:
             f"policy '{options.policy}' weighs measured times, and the processes of --tensor-parallel measure "
             f"different ones: choose from {UNTIMED_NAMES}"
         )
-    if not options.prompt.strip():
-        raise SpeckvError("the prompt is empty: give some text")
-    try:
-        options.prompt.encode("utf-8")
-    except UnicodeEncodeError:
-        raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
+    if options.rows and not options.prompts:
+        raise SpeckvError("--rows is how many texts are decoded side by side: give several with --prompts")
+    if not options.prompts:
+        _check_prompt(options.prompt)
     if options.seed >= 2**63:
         raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
 
 
-def _policy(options: argparse.Namespace, backend: Backend, target: Target) -> Policy:
+def _check_prompt(prompt: str) -> None:
+    if not prompt.strip():
+        raise SpeckvError("the prompt is empty: give some text")
+    try:
+        prompt.encode("utf-8")
+    except UnicodeEncodeError:
+        raise SpeckvError("the prompt is not text in the terminal's encoding: use a UTF-8 locale") from None
+
+
+def _policies(
+    options: argparse.Namespace, backend: Backend, target: Target, announce: Callable[[], None]
+) -> list[Policy]:
+    """Return a policy for each row of the loop."""
     if options.policy not in TIMED:
-        return make_policy(options.policy, target.compression)
-    from runtime.profile.start_up import timed_policy
+        return [make_policy(options.policy, target.compression) for _ in range(backend.rows)]
+    from runtime.profile.start_up import timed_policies
 
-    def announce() -> None:
-        print("measuring the pair's step times, once for this machine", file=sys.stderr)
-
-    return timed_policy(options.policy, options.draft, backend.draft, target, announce, backend.graphs)
-
-
-def _print_json(statistics: Statistics, steps: Sequence[Step], target: Target, loop: str) -> None:
-    text = target.tokenizer.decode([token for step in steps for token in step.tokens], skip_special_tokens=True)
-    print(json.dumps({"text": text, "precision": target.precision, "loop": loop, **dataclasses.asdict(statistics)}))
+    return timed_policies(options.policy, backend.rows, options.draft, backend.draft, target, announce, backend.graphs)
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:

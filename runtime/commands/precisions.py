@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.machine import device_name
 from runtime.prompts import TASKS, read_prompts
+from runtime.rows import RowsFile
 
 if TYPE_CHECKING:
-    from runtime.profile.precisions import PrecisionRow
+    from runtime.pair.target import Target
+
+NAMES_OF_A_ROW = ("target", "draft", "device", "threads", "waiting", "precision")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -27,42 +32,63 @@ def add_parser(subparsers: Subparsers) -> None:
     add_pair(parser)
     parser.add_argument("--precision", nargs="+", default=["fp16", "int8", "nf4"], metavar="P")
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=64, metavar="N", help="of each prompt")
+    parser.add_argument(
+        "--output", type=Path, metavar="JSON",
+        help="keep each precision here as soon as it is measured; those of other pairs, precisions and devices in the "
+        "file stay",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure each precision in turn and print the table."""
+    kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
     from rich.console import Console
     from rich.progress import track
 
-    from runtime.pair.draft import load_draft
     from runtime.pair.target import check_precision, load_target, resolve_device
-    from runtime.profile.precisions import measure_precision
 
     for precision in options.precision:
         check_precision(precision)
     device = resolve_device(options.device)
-    prompts = [next(prompt for prompt in read_prompts() if prompt.task == task) for task in TASKS]
     rows = []
     for precision in track(options.precision, "precisions", console=Console(stderr=True)):
-        target = load_target(options.target, precision, device)
-        rows.append(measure_precision(target, load_draft(options.draft, target), prompts, options.max_new_tokens))
+        rows.append(_measure(load_target(options.target, precision, device), options, device))
+        if kept:
+            kept.put(rows[-1])
     if options.json:
-        print(json.dumps({"device": device_name(device), "rows": [dataclasses.asdict(row) for row in rows]}))
+        print(json.dumps({"rows": rows}))
     else:
         _print_table(rows, device)
     return 0
 
 
-def _print_table(rows: list[PrecisionRow], device: str) -> None:
+def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[str, Any]:
+    """Measure one loaded target; return its row."""
+    from runtime.bench.environment import environment
+    from runtime.pair.draft import load_draft
+    from runtime.profile.precisions import measure_precision
+
+    prompts = [next(prompt for prompt in read_prompts() if prompt.task == task) for task in TASKS]
+    measured = measure_precision(target, load_draft(options.draft, target), prompts, options.max_new_tokens)
+    return {
+        "target": target.name,
+        "draft": options.draft or "default",
+        **environment(device),
+        "waiting": os.environ["OMP_WAIT_POLICY"].lower(),
+        **dataclasses.asdict(measured),
+    }
+
+
+def _print_table(rows: list[dict[str, Any]], device: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"milliseconds of one eager forward at context 300, {device_name(device)}")
-    widths = [name.removeprefix("eager") for name in rows[0].target_ms]
+    widths = [name.removeprefix("eager") for name in rows[0]["target_ms"]]
     for column in ("precision", "weights, MB", "draft", *(f"q={q}" for q in widths), "agreement", "perplexity"):
         table.add_column(column, justify="right")
     for row in rows:
-        times = (f"{ms:.1f}" for ms in row.target_ms.values())
-        quality = f"{row.agreement:.1%}", f"{row.perplexity:.2f}"
-        table.add_row(row.precision, f"{row.weight_bytes / 1e6:.0f}", f"{row.draft_ms:.1f}", *times, *quality)
+        times = (f"{ms:.1f}" for ms in row["target_ms"].values())
+        quality = f"{row['agreement']:.1%}", f"{row['perplexity']:.2f}"
+        table.add_row(row["precision"], f"{row['weight_bytes'] / 1e6:.0f}", f"{row['draft_ms']:.1f}", *times, *quality)
     Console().print(table)

@@ -71,5 +71,9 @@ def _with_progress(plan: Plan) -> None:
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks = {precision: bar.add_task(f"{precision}: prompts", total=None) for precision in plan.precisions}
-        profile(plan, lambda precision, done, total: bar.update(tasks[precision], completed=done, total=total))
+        tasks = {precision: bar.add_task(f"{precision}: waiting", total=None) for precision in plan.precisions}
+
+        def done(precision: str, prompts: int, total: int) -> None:
+            bar.update(tasks[precision], description=f"{precision}: prompts", completed=prompts, total=total)
+
+        profile(plan, done, lambda precision, what: bar.update(tasks[precision], description=f"{precision}: {what}"))

@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+
 LEAST = -1.0e30
 """Score of what a token may not see. Finite, so that differences are."""
 BLOCK_CACHED = 64
@@ -40,11 +42,13 @@ def _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2):
 
 @triton.jit
 def _attend(
-    qkv, cos, sin, keys, values, starts, offset, width, capacity, scale, out, parts, arrived,
+    qkv, cos, sin, keys, values, places, starts, offset, width, capacity, scale, out, parts, arrived,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
-    ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr,
+    ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One key-value head of one text, one block of its query rows, one share of the cached positions."""
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     share = tl.program_id(2)
     dtype: tl.constexpr = qkv.dtype.element_ty
@@ -69,7 +73,7 @@ def _attend(
     total = tl.zeros([ROWS], tl.float32)
     sum1 = tl.zeros([ROWS, HALF], tl.float32)
     sum2 = tl.zeros([ROWS, HALF], tl.float32)
-    cache = (batch * KV_HEADS + head).to(tl.int64) * capacity * DIM
+    cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
     chunk = tl.cdiv(tl.cdiv(start, SPLITS), CACHED) * CACHED
     last = tl.minimum((share + 1) * chunk, start)
     for position in range(share * chunk, last, CACHED):
@@ -151,6 +155,7 @@ def attend(
     sin: Tensor,
     keys: Tensor,
     values: Tensor,
+    rows: Tensor,
     starts: Tensor,
     offset: int,
     width: int,
@@ -166,8 +171,9 @@ def attend(
         qkv: `[texts · width, (heads + 2 · kv_heads) · dim]`, unrotated queries, keys and values beside each other.
         cos: float32 `[capacity, dim / 2]`.
         sin: likewise.
-        keys: the cache, `[texts, kv_heads, capacity, dim]`, rotated.
+        keys: the cache, `[rows, kv_heads, capacity, dim]`, rotated.
         values: likewise.
+        rows: int32 `[texts]`, each text's row of the cache.
         starts: int32 `[texts]`; the new tokens' positions are `starts[b] + offset + i`.
         offset: see `starts`.
         width: new tokens of each text.
@@ -177,13 +183,14 @@ def attend(
         arrived: int32 scratch of zeros, left at zero.
         splits: programs that share a text's cached positions.
     """
-    texts, kv_heads, capacity, dim = keys.shape
+    texts, (_, kv_heads, capacity, dim) = len(rows), keys.shape
     group = out.shape[1] // dim // kv_heads
-    rows = min(max(triton.next_power_of_2(group * width), 16), MOST_ROWS)
-    _attend[(texts * kv_heads, triton.cdiv(group * width, rows), splits)](
-        qkv, cos, sin, keys, values, starts, offset, width, capacity, scale, out, parts, arrived,
+    tile = min(max(triton.next_power_of_2(group * width), 16), MOST_ROWS)
+    _attend[(texts * kv_heads, triton.cdiv(group * width, tile), splits)](
+        qkv, cos, sin, keys, values, rows, starts, offset, width, capacity, scale, out, parts, arrived,
         KV_HEADS=kv_heads, GROUP=group, DIM=dim, HALF=max(triton.next_power_of_2(dim // 2), 16),
-        ROWS=rows, CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, num_warps=4, num_stages=2,
+        ROWS=tile, CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, EARLY=EARLY,
+        num_warps=4, num_stages=2, launch_pdl=EARLY,
     )  # fmt: skip
 
 

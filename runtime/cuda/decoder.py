@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,27 +12,24 @@ from runtime.cuda.linear import gated, linear
 from runtime.cuda.tokens import embed
 from runtime.cuda.weights import Layer, Weights
 
-SPLITS_FOR = 256
-"""Cached positions that one program of the attention kernel reads at most, as far as the texts' number allows."""
-MOST_PROGRAMS = 256
-"""Programs of one attention call, about two for each of a large GPU's processors."""
+MOST_PROGRAMS = 1024
+"""Programs of one attention call at most; a large GPU has some 130 processors."""
 
 
 class Decoder:
-    """A model's weights with a static KV cache: rows for `texts` texts of up to `capacity` tokens.
+    """A model's weights with a static KV cache: a row for each of `texts` texts of up to `capacity` tokens.
 
     Every call works in the same buffers, so that it can be captured as a CUDA graph.
 
     Args:
         weights: of the model.
-        texts: decoded side by side.
-        capacity: positions of each text's cache.
+        texts: rows of the cache, and texts of one call at most.
+        capacity: positions of each row.
         widest: new tokens of a text in one call at most.
     """
 
     def __init__(self, weights: Weights, texts: int, capacity: int, widest: int) -> None:
         self.weights = weights
-        self.texts, self.widest = texts, widest
         heads, kv_heads, dim = weights.heads, weights.kv_heads, weights.dim
         like = weights.embedding
         shape = len(weights.layers), texts, kv_heads, capacity, dim
@@ -41,36 +40,38 @@ class Decoder:
         self.qkv = like.new_empty(rows, (heads + 2 * kv_heads) * dim)
         self.attended = like.new_empty(rows, heads * dim)
         self.hidden = like.new_empty(rows, weights.layers[0].gate.outputs)
-        self.splits = max(1, min(capacity // SPLITS_FOR, MOST_PROGRAMS // (texts * kv_heads)))
+        self.splits = _splits(texts * kv_heads, capacity)
         parts, arrived = scratch(texts, kv_heads, heads // kv_heads, dim, widest, self.splits)
         self.parts = torch.empty(parts, dtype=torch.float32, device=like.device)
         self.arrived = torch.zeros(arrived, dtype=torch.int32, device=like.device)
 
-    def forward(self, text: Tensor, starts: Tensor, offset: int, width: int) -> Tensor:
-        """Run the layers on the tokens of `text` at `starts[b] + offset` … `+ width`, and cache them.
+    def forward(self, text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int) -> Tensor:
+        """Run the layers on the tokens `text[rows[b], starts[b] + offset … + width]`, and cache them in the same rows.
 
         Args:
             text: int32 `[texts, capacity]`.
-            starts: int32 `[texts]`.
+            rows: int32 `[n]`, n ≤ texts; one may be named twice, with the same start.
+            starts: int32 `[n]`.
             offset: see above.
             width: at most `widest`.
 
         Returns:
-            What the layers left, `[texts, width, size]`, a view of a buffer.
+            What the layers left, `[n, width, size]`, a view of a buffer.
         """
-        rows = self.texts * width
-        x = self.x[:rows]
-        embed(text, starts, offset, width, self.weights.embedding, x)
+        x = self.x[: len(rows) * width]
+        embed(text, rows, starts, offset, width, self.weights.embedding, x)
         for index, layer in enumerate(self.weights.layers):
-            self._layer(index, layer, x, starts, offset, width)
-        return x.view(self.texts, width, -1)
+            self._layer(index, layer, x, rows, starts, offset, width)
+        return x.view(len(rows), width, -1)
 
-    def _layer(self, index: int, layer: Layer, x: Tensor, starts: Tensor, offset: int, width: int) -> None:
-        weights, rows = self.weights, len(x)
-        qkv, attended, hidden = self.qkv[:rows], self.attended[:rows], self.hidden[:rows]
+    def _layer(
+        self, index: int, layer: Layer, x: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int
+    ) -> None:
+        weights, count = self.weights, len(x)
+        qkv, attended, hidden = self.qkv[:count], self.attended[:count], self.hidden[:count]
         linear(x, (layer.q, layer.k, layer.v), qkv, gain=layer.attention_gain, epsilon=weights.epsilon)
         attend(
-            qkv, self.cos, self.sin, self.keys[index], self.values[index], starts, offset, width,
+            qkv, self.cos, self.sin, self.keys[index], self.values[index], rows, starts, offset, width,
             weights.dim**-0.5, attended, self.parts, self.arrived, self.splits,
         )  # fmt: skip
         linear(attended, (layer.o,), x, residual=True)
@@ -80,3 +81,8 @@ class Decoder:
     def head(self, x: Tensor, out: Tensor) -> None:
         """Write the logits of `[rows, size]` into `out` `[rows, V]`, rounded as the model rounds them."""
         linear(x, (self.weights.head,), out, gain=self.weights.final_gain, epsilon=self.weights.epsilon)
+
+
+def _splits(heads: int, capacity: int) -> int:
+    """Return the programs that share a head's cached positions: 5 for 400 and 16 for 4000 were fastest on an H200."""
+    return max(1, min(math.isqrt(capacity) // 4, MOST_PROGRAMS // heads))

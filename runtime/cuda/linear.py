@@ -13,7 +13,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+from runtime.cuda.nf4 import lookup
+
 FLOAT, INT8, NF4 = 0, 1, 2
+LOOKUP = tl.constexpr(lookup() if torch.cuda.is_available() else "")
+"""How NF4 is decoded; the kernels' interpreter on the CPU, which knows no PTX, reads a table."""
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
 
@@ -39,68 +44,111 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a kernel divides a product: rows, outputs and inputs of a tile, warps, and stages of its pipeline."""
+    """How a kernel divides a product: rows and outputs of a tile; its inputs, `splits` times `k`, each split's summed
+    by warps of its own; and warps."""
 
     m: int
     n: int
     k: int
+    splits: int
     warps: int
-    stages: int
 
 
-def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
-    """Return the division that was fastest on an H200 for such a product."""
-    m = min(max(triton.next_power_of_2(rows), 16), 64)
-    n = 16 if outputs <= 4096 else 32 if outputs <= 16384 else 64
-    k = 128 if inputs >= 128 else max(triton.next_power_of_2(inputs), 32)
-    if inputs > 1024 and m <= 32:
-        k = 256
-    if kind == NF4:
-        k = max(k, 64)
-    return Tiles(m, n, k, warps=4, stages=4 if k <= 128 else 3)
-
-
-@triton.jit
-def _inputs(x, gain, scale, columns, width, real, NORM: tl.constexpr):
-    """Load a tile of rows; with NORM, as the RMS norm leaves it. `x` `[m, 1]` points at the rows' first elements."""
-    inside = columns < width
-    tile = tl.load(x + columns[None, :], mask=real[:, None] & inside[None, :], other=0.0)
-    if NORM:
-        weight = tl.load(gain + columns, mask=inside, other=0.0)
-        tile = (tile.to(tl.float32) * scale[:, None]).to(tile.dtype) * weight[None, :]
-    return tile
+def tiles(rows: int, outputs: int, kind: int) -> Tiles:
+    """Return the division for a product; fastest or nearly so on an H200, for the shapes of models of 135 M to 3 B."""
+    if rows > 32:
+        return Tiles(64, 64, 64, splits=1, warps=4) if outputs > 6000 and kind != NF4 else Tiles(64, 32, 64, 2, 4)
+    if rows > 16:
+        return Tiles(32, 32 if outputs > 6000 else 16, 64, splits=4, warps=4)
+    if outputs > 6000:
+        return Tiles(16, 32, 128, 4, 4) if kind == NF4 else Tiles(16, 64, 64, splits=4, warps=4)
+    return Tiles(16, 16 if outputs >= 1024 else 8, 128, splits=4, warps=4)
 
 
 @triton.jit
-def _dot(total, even, odd, weight, scale, code, rows, k, width, KIND: tl.constexpr, K: tl.constexpr):
-    """Add the product of an input tile and the weights of `rows` at inputs k … k + K."""
-    if KIND == 2:  # NF4: byte j holds the weights 2j and 2j + 1
-        bytes_ = k // 2 + tl.arange(0, K // 2)
-        inside = (bytes_ < width // 2)[None, :]
-        packed = tl.load(weight + rows[:, None].to(tl.int64) * (width // 2) + bytes_[None, :], mask=inside, other=0)
-        blocks = rows[:, None] * (width // 64) + bytes_[None, :] // 32
-        peak = tl.load(scale + blocks, mask=inside, other=0.0)
-        high = (tl.load(code + (packed >> 4).to(tl.int32)) * peak).to(even.dtype)
-        low = (tl.load(code + (packed & 15).to(tl.int32)) * peak).to(even.dtype)
-        total = tl.dot(even, tl.trans(high), total, input_precision="ieee")
-        return tl.dot(odd, tl.trans(low), total, input_precision="ieee")
+def _stored(weight, scale, k, width, KIND: tl.constexpr, B: tl.constexpr, C: tl.constexpr):
+    """Load weights at inputs k … k + B · C as they are stored, and NF4's scales beside them.
+
+    `weight` and `scale` `[N]` point at the rows' first elements.
+    """
+    if KIND == 2:  # byte j holds the weights 2j and 2j + 1; 32 bytes share a scale
+        blocks = k // 64 + tl.arange(0, B)[:, None] * (C // 64) + tl.arange(0, C // 64)[None, :]
+        inside = blocks < width // 64
+        bytes_ = blocks[:, :, None] * 32 + tl.arange(0, 32)[None, None, :]
+        at = weight[None, :, None, None] + bytes_[:, None, :, :]
+        packed = tl.load(at, mask=inside[:, None, :, None], other=0)
+        peak = tl.load(scale[None, :, None] + blocks[:, None, :], mask=inside[:, None, :], other=0.0)
+        return packed, peak
     else:
-        columns = k + tl.arange(0, K)
-        at = weight + rows[:, None].to(tl.int64) * width + columns[None, :]
-        tile = tl.load(at, mask=(columns < width)[None, :], other=0)
-        return tl.dot(even, tl.trans(tile.to(even.dtype)), total, input_precision="ieee")
+        columns = k + tl.arange(0, B)[:, None] * C + tl.arange(0, C)[None, :]
+        tile = tl.load(weight[None, :, None] + columns[:, None, :], mask=(columns < width)[:, None, :], other=0)
+        return tile, tile
 
 
 @triton.jit
-def _norm_scale(x, width, real, epsilon, M: tl.constexpr, K: tl.constexpr):
+def _weights(
+    stored, peak, code, dtype: tl.constexpr, KIND: tl.constexpr, B: tl.constexpr, N: tl.constexpr, C: tl.constexpr
+):
+    """Return what `_stored` loaded as numbers, `[B, C, N]`; INT8 without its scales, which `_finish` applies."""
+    if KIND == 2:
+        if LOOKUP != "":
+            high, low = tl.inline_asm_elementwise(
+                LOOKUP, "=r,=r,=r,=r,=r,=r,=r,=r,r", [stored], (tl.float32, tl.float32), is_pure=True, pack=4
+            )
+        else:
+            high = tl.load(code + (stored >> 4).to(tl.int32))
+            low = tl.load(code + (stored & 15).to(tl.int32))
+        tile = tl.reshape((tl.join(high, low) * peak[:, :, :, None, None]).to(dtype), [B, N, C])
+    elif KIND == 1 and dtype == tl.float16:
+        # The bits of 1024 + 128 + w, of which 1152 is taken: exact, and far faster than a conversion.
+        bits = (stored.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.int16) | 0x6400
+        tile = bits.to(tl.float16, bitcast=True) - 1152.0
+    else:
+        tile = stored.to(dtype)
+    return tl.permute(tile, (0, 2, 1))
+
+
+@triton.jit
+def _inputs(x, k, width, real, B: tl.constexpr, C: tl.constexpr):
+    """Load `[B, M, C]` of the rows; `x` `[M]` points at their first elements."""
+    columns = k + tl.arange(0, B)[:, None] * C + tl.arange(0, C)[None, :]
+    mask = real[None, :, None] & (columns < width)[:, None, :]
+    return tl.load(x[None, :, None] + columns[:, None, :], mask=mask, other=0.0)
+
+
+@triton.jit
+def _norm_scale(x, width, real, epsilon, B: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
     """Return 1 / rms of each row, float32 `[M]`."""
-    total = tl.zeros([M, K], tl.float32)
-    for k in range(0, width, K):
-        columns = k + tl.arange(0, K)
-        mask = real[:, None] & (columns < width)[None, :]
-        tile = tl.load(x + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    total = tl.zeros([B, M, C], tl.float32)
+    for k in range(0, width, B * C):
+        tile = _inputs(x, k, width, real, B, C).to(tl.float32)
         total += tile * tile
-    return tl.rsqrt(tl.sum(total, 1) / width + epsilon)
+    return tl.rsqrt(tl.sum(tl.sum(total, 2), 0) / width + epsilon)
+
+
+@triton.jit
+def _product(
+    x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
+    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Return norm(x) · Wᵀ, float32 `[M, N]`; pointers as of `_inputs` and `_stored`."""
+    # Weights are loaded a tile ahead, the first ones while the kernel that writes x may still run.
+    stored, peak = _stored(weight, scale, 0, width, KIND, B, C)
+    wait_for_last(EARLY)
+    norm = _norm_scale(x, width, real, epsilon, B, M, C) if NORM else tl.zeros([M], tl.float32)
+    total = tl.zeros([B, M, N], tl.float32)
+    for k in range(0, width, B * C):
+        next_stored, next_peak = _stored(weight, scale, k + B * C, width, KIND, B, C)
+        tile = _inputs(x, k, width, real, B, C)
+        if NORM:
+            columns = k + tl.arange(0, B)[:, None] * C + tl.arange(0, C)[None, :]
+            factor = tl.load(gain + columns, mask=columns < width, other=0.0)
+            tile = (tile.to(tl.float32) * norm[None, :, None]).to(tile.dtype) * factor[:, None, :]
+        w = _weights(stored, peak, code, tile.dtype, KIND, B, N, C)
+        total = tl.dot(tile, w, total, input_precision="ieee")
+        stored, peak = next_stored, next_peak
+    let_next_start(EARLY)  # not sooner: its programs would take the place of this kernel's
+    return tl.sum(total, 0)
 
 
 @triton.jit
@@ -118,10 +166,11 @@ def _linear(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, n0, w1, s1, b1, n1, w2, s2, b2, n2,
     code, out, out_stride, KIND: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
-    block = tl.program_id(0)
+    # Programs that share weights are neighbours, so that those are read once, however many rows there are.
+    block = tl.program_id(1)
     weight, scale, bias, count, first = w0, s0, b0, n0, 0
     if block >= tl.cdiv(n0, N):
         block -= tl.cdiv(n0, N)
@@ -131,20 +180,13 @@ def _linear(
             weight, scale, bias, count, first = w2, s2, b2, n2, n0 + n1
     columns = block * N + tl.arange(0, N)
     loaded = tl.minimum(columns, count - 1)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
-    at = x + row[:, None].to(tl.int64) * x_stride
-    norm = _norm_scale(at, width, real, epsilon, M, K) if NORM else tl.zeros([M], tl.float32)
-    total = tl.zeros([M, N], tl.float32)
-    for k in range(0, width, K):
-        if KIND == 2:
-            halves = k + 2 * tl.arange(0, K // 2)
-            even = _inputs(at, gain, norm, halves, width, real, NORM)
-            odd = _inputs(at, gain, norm, halves + 1, width, real, NORM)
-        else:
-            even = _inputs(at, gain, norm, k + tl.arange(0, K), width, real, NORM)
-            odd = even
-        total = _dot(total, even, odd, weight, scale, code, loaded, k, width, KIND, K)
+    total = _product(
+        x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
+        weight + loaded.to(tl.int64) * _bytes(width, KIND), scale + loaded * (width // 64), code,
+        KIND, NORM, EARLY, B, M, N, C,
+    )  # fmt: skip
     dtype: tl.constexpr = x.dtype.element_ty
     result = _finish(total, scale, bias, loaded, KIND, BIAS, dtype)
     mask = real[:, None] & (columns < count)[None, :]
@@ -155,30 +197,37 @@ def _linear(
 
 
 @triton.jit
+def _bytes(width, KIND: tl.constexpr):
+    """Return the stored elements of a row of weights."""
+    if KIND == 2:
+        return width // 2
+    else:
+        return width
+
+
+@triton.jit
 def _gated(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr,
-    M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
-    columns = tl.program_id(0) * N + tl.arange(0, N)
+    half: tl.constexpr = N // 2
+    columns = tl.program_id(1) * half + tl.arange(0, half)
     loaded = tl.minimum(columns, count - 1)
-    row = tl.program_id(1) * M + tl.arange(0, M)
+    # One product: a tile's outputs are those of the gate, then the same ones of W1.
+    both = tl.arange(0, N)
+    own = tl.minimum(tl.program_id(1) * half + both % half, count - 1)
+    offset = own.to(tl.int64) * _bytes(width, KIND)
+    row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
-    at = x + row[:, None].to(tl.int64) * x_stride
-    norm = _norm_scale(at, width, real, epsilon, M, K)
-    gate = tl.zeros([M, N], tl.float32)
-    up = tl.zeros([M, N], tl.float32)
-    for k in range(0, width, K):
-        if KIND == 2:
-            halves = k + 2 * tl.arange(0, K // 2)
-            even = _inputs(at, gain, norm, halves, width, real, True)
-            odd = _inputs(at, gain, norm, halves + 1, width, real, True)
-        else:
-            even = _inputs(at, gain, norm, k + tl.arange(0, K), width, real, True)
-            odd = even
-        gate = _dot(gate, even, odd, w0, s0, code, loaded, k, width, KIND, K)
-        up = _dot(up, even, odd, w1, s1, code, loaded, k, width, KIND, K)
+    total = _product(
+        x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
+        tl.where(both < half, w0 + offset, w1 + offset),
+        tl.where(both < half, s0 + own * (width // 64), s1 + own * (width // 64)), code,
+        KIND, True, EARLY, B, M, N, C,
+    )  # fmt: skip
+    gate, up = tl.split(tl.permute(tl.reshape(total, [M, 2, half]), (0, 2, 1)))
     dtype: tl.constexpr = x.dtype.element_ty
     gate = _finish(gate, s0, b0, loaded, KIND, BIAS, dtype).to(tl.float32)
     up = _finish(up, s1, b1, loaded, KIND, BIAS, dtype).to(tl.float32)
@@ -210,17 +259,17 @@ def linear(
     """
     rows, width = x.shape
     kind = matrices[0].kind
-    tile = tile or tiles(rows, sum(matrix.outputs for matrix in matrices), width, kind)
+    tile = tile or tiles(rows, sum(matrix.outputs for matrix in matrices), kind)
     padded = matrices + (matrices[0],) * (3 - len(matrices))
     parts: list[object] = []
     for number, matrix in enumerate(padded):
         count = matrix.outputs if number < len(matrices) else 0
         parts += [matrix.weight, matrix.scale, matrix.scale if matrix.bias is None else matrix.bias, count]
     blocks = sum(triton.cdiv(matrix.outputs, tile.n) for matrix in matrices)
-    _linear[(blocks, triton.cdiv(rows, tile.m))](
+    _linear[(triton.cdiv(rows, tile.m), blocks)](
         x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
-        KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual,
-        M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
+        KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual, EARLY=EARLY,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -232,12 +281,12 @@ def gated(
     Arguments as of `linear`.
     """
     rows, width = x.shape
-    tile = tile or tiles(rows, gate.outputs, width, gate.kind)
+    tile = tile or tiles(rows, 2 * gate.outputs, gate.kind)
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
-    _gated[(triton.cdiv(gate.outputs, tile.n), triton.cdiv(rows, tile.m))](
+    _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
-        gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None,
-        M=tile.m, N=tile.n, K=tile.k, num_warps=tile.warps, num_stages=tile.stages,
+        gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None, EARLY=EARLY,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip
 
 

@@ -1,19 +1,30 @@
-"""The greedy loop on a `GraphPair`: the phases of the plain loop, each begun on the device before the host needs it."""
+"""The greedy loop on a `GraphPair`: the phases of the plain loop, each begun on the device before the host needs it.
+
+A step is one for all rows: the draft goes on while any row wants another token, and the target verifies as many tokens
+as the longest of them. Each row keeps its own gamma, acceptance and end; what was drafted for it beyond its gamma is
+not looked at.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 
-from runtime.cuda.pair import GraphPair
+from runtime.cuda.pair import RESTS, GraphPair, Verified
 from runtime.loop.commit import Ends
 from runtime.loop.failure import no_numbers, targets_own
 from runtime.loop.generate import Step
+from runtime.loop.texts import Text, TextStep
 from runtime.policies.guarded import Guarded
-from runtime.policies.policy import Drafted, Outcome, Policy
+from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
+
+UNKNOWN = (math.nan, math.nan)
+"""Milliseconds of a step that are not those of the row's own gamma."""
 
 
 def speculate_greedily(
@@ -25,77 +36,175 @@ def speculate_greedily(
     eos: Collection[int] = (),
     stop: Ends | None = None,
 ) -> Iterator[Step]:
-    """Generate the target's greedy tokens; arguments and steps are those of `runtime.loop.generate.speculate`.
+    """Generate the target's greedy tokens; arguments, steps and errors are `runtime.loop.generate.speculate`'s."""
+    for done in speculate_texts(pair, [Text(prompt, max_new_tokens, eos, stop)], [policy]):
+        yield done.step
 
-    The first token of a step is drafted while the host still reads what became of the step before: the device need
-    not wait, and a policy that then drafts nothing has lost one draft forward.
+
+def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[Policy]) -> Iterator[TextStep]:
+    """Generate the target's greedy tokens after every prompt, a row of the pair for each of as many texts at a time.
+
+    A row whose text has ended takes the next one. The first token of a step is drafted while the host still reads what
+    became of the step before: the device need not wait, and policies that then draft nothing have lost one draft
+    forward.
+
+    A policy that weighs time does so with the milliseconds of calls on all rows. That is its row's share of them times
+    the number of rows, and a common factor changes no decision; but a row that alone goes on drafting makes all others
+    wait for it, and one that stops before the others saves nothing. It weighs as if all rows did as it does. Of a
+    step's measured milliseconds only the rows that drafted furthest are told; they are NaN to the others, and to all
+    after prompts have been read.
+
+    Args:
+        pair: with a row for each policy at least.
+        texts: asked for the next one when a row is free.
+        policies: one for each row; it sees all texts of its row, one after the other.
 
     Raises:
         TargetError: if the pair fails; the steps before it stand.
     """
-    with targets_own(0):
-        pair.begin([prompt])
-    guarded = Guarded(policy)
-    text = list(prompt)
-    seen = len(prompt) - 1  # tokens that the draft has seen
+    waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
+    free = [_Row(place, policy) for place, policy in enumerate(policies)]
+    rows: list[_Row] = []
     ahead = False
-    guarded.begin()
-    end = len(prompt) + max_new_tokens
-    while len(text) < end:
-        start = time.perf_counter()
-        drafted, proposed = Drafted(), []
-        limit = min(end - len(text) - 1, pair.longest)
-        try:
-            while (goal := min(guarded.gamma(drafted), limit)) > drafted.count:
-                slots = range(drafted.count, goal)
-                for slot in slots:
-                    if not (slot == 0 and ahead):
-                        pair.draft(slot, len(text) - seen)
-                for slot in slots:
-                    ((signals, token),) = pair.drafted(slot)
-                    if not signals.known:
-                        raise FloatingPointError("its logits are not finite")
-                    drafted.tokens.append(signals)
-                    proposed.append(token)
-        except Exception as error:  # as in `propose`
-            guarded.drop_draft(error)
-        gamma = drafted.count
-        if gamma or ahead:
-            seen = len(text) + max(gamma - 1, 0)
-        middle = time.perf_counter()
-        with targets_own(len(text)):
-            pair.verify([gamma])
-            ahead = 0 < gamma < limit and not guarded.draft_failed and _draft_ahead(pair, guarded)
-            (verified,) = pair.verified()
-        if math.isnan(verified.signals[1]):
-            raise no_numbers(len(text) + verified.accepted)
-        done = time.perf_counter()
-        seen = min(seen, len(text) + verified.accepted)
-        tokens = [*proposed[: verified.accepted], verified.token]
-        guarded.observe(
-            Outcome(
-                gamma,
-                verified.accepted,
-                *verified.signals,
-                draft_ms=(middle - start) * 1e3,
-                verify_ms=(done - middle) * 1e3,
-            )
-        )
-        kept, ended = _until_end(text, tokens, eos, stop)
-        text += kept
-        yield Step(kept, gamma, verified.accepted, drafted)
-        if ended:
+    while True:
+        joined = [row.begin(number, text) for row, (number, text) in zip(free, waiting, strict=False)]
+        if joined:
+            with targets_own(0):
+                pair.begin({row.place: row.tokens for row in joined})
+            rows, free, ahead = rows + joined, free[len(joined) :], False
+        if not rows:
             return
+        steps, ahead = _step(pair, rows, ahead, timed=not joined)
+        yield from steps
+        free += [row for row in rows if row.ended]
+        rows = [row for row in rows if not row.ended]
 
 
-def _draft_ahead(pair: GraphPair, guarded: Guarded) -> bool:
+@dataclass(slots=True)
+class _Row:
+    """A row of the pair, and the text in it."""
+
+    place: int
+    policy: Policy
+    guarded: Guarded = field(init=False)
+    """It, for the text."""
+    number: int = 0
+    tokens: list[int] = field(default_factory=list)
+    end: int = 0
+    """Tokens of the text at most."""
+    eos: Collection[int] = ()
+    stop: Ends | None = None
+    ended: bool = False
+    unseen: int = 1
+    """Committed tokens that are new to the draft."""
+    limit: int = 0
+    """Tokens to draft at most in this step."""
+    drafted: Drafted = field(default_factory=Drafted)
+    proposed: list[int] = field(default_factory=list)
+
+    def begin(self, number: int, text: Text) -> _Row:
+        """Start a new text."""
+        self.number, self.tokens, self.end = number, list(text.prompt), len(text.prompt) + text.max_new_tokens
+        self.eos, self.stop, self.ended, self.unseen = text.eos, text.stop, False, 1
+        self.guarded = Guarded(self.policy)
+        self.guarded.begin()
+        return self
+
+    def propose(self, new: Sequence[tuple[TokenSignals, int]]) -> None:
+        """Take over what the draft wrote, up to logits that are no numbers."""
+        sound = list(itertools.takewhile(lambda token: token[0].known, new))
+        self.drafted.tokens += [signals for signals, _ in sound]
+        self.proposed += [token for _, token in sound]
+        if len(sound) < len(new):
+            self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
+
+    def commit(self, verified: Verified, drafted: int, times: tuple[float, float]) -> TextStep:
+        """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
+        gamma, accepted = self.drafted.count, verified.accepted
+        if math.isnan(verified.signals[1]):
+            raise no_numbers(len(self.tokens) + accepted)
+        self.guarded.observe(Outcome(gamma, accepted, *verified.signals, *times))
+        kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], verified.token], self.eos, self.stop)
+        self.tokens += kept
+        self.ended = ended or len(self.tokens) >= self.end
+        # The draft has seen the text up to its own last token but one, as far as they stand.
+        self.unseen = accepted + 1 - min(accepted, drafted - 1) if drafted else self.unseen + 1
+        return TextStep(self.number, Step(kept, gamma, accepted, self.drafted), self.ended)
+
+
+def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tuple[list[TextStep], bool]:
+    """Do a step of all rows.
+
+    Args:
+        pair: whose other rows rest.
+        rows: at work.
+        ahead: whether the first token is being drafted already.
+        timed: whether the rows may learn what the step took.
+
+    Returns:
+        What each row did, and whether the first token of the next step is being drafted.
+    """
+    start = time.perf_counter()
+    drafted = _draft(pair, rows, int(ahead))
+    gammas = [RESTS] * pair.texts
+    for row in rows:
+        gammas[row.place] = row.drafted.count
+    longest = max(gammas)
+    middle = time.perf_counter()
+    with targets_own(max(len(row.tokens) for row in rows)):
+        pair.verify(gammas)
+        drafting = [row for row in rows if row.limit > row.drafted.count and not row.guarded.draft_failed]
+        ahead = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting)
+        verified = pair.verified()
+    times = (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3
+    steps = []
+    for row in rows:
+        known = timed and row.drafted.count == longest
+        steps.append(row.commit(verified[row.place], drafted, times if known else UNKNOWN))
+    return steps, ahead
+
+
+def _draft_ahead(pair: GraphPair, rows: Sequence[_Row]) -> bool:
     """Begin to draft the next step's first token; return whether it is under way."""
     try:
         pair.draft(0, 2)
     except Exception as error:
-        guarded.drop_draft(error)
+        _drop_draft(rows, error)
         return False
     return True
+
+
+def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
+    """Draft nothing any more in these texts; see `runtime.loop.propose`."""
+    for row in rows:
+        row.guarded.drop_draft(error)
+
+
+def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
+    """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
+    for row in rows:
+        row.drafted, row.proposed = Drafted(), []
+        row.limit = min(row.end - len(row.tokens) - 1, pair.longest)
+    rows = [row for row in rows if not row.guarded.draft_failed]
+    unseen = max((row.unseen for row in rows), default=1)
+    read: list[list[tuple[TokenSignals, int]]] = []  # slot → row → what was drafted
+    while True:
+        goals = [(row, min(row.guarded.gamma(row.drafted), row.limit)) for row in rows]
+        goals = [(row, goal) for row, goal in goals if goal > row.drafted.count]
+        if not goals:
+            return begun
+        longest = max(goal for _, goal in goals)
+        try:
+            for slot in range(begun, longest):
+                pair.draft(slot, unseen)
+            read += [pair.drafted(slot) for slot in range(len(read), longest)]
+        except Exception as error:
+            _drop_draft(rows, error)
+            return begun
+        begun = max(begun, longest)
+        for row, goal in goals:
+            row.propose([read[slot][row.place] for slot in range(row.drafted.count, goal)])
+        rows = [row for row, _ in goals]
 
 
 def _until_end(

@@ -3,11 +3,11 @@ the device, and each call below is one CUDA graph."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from runtime.cuda.decoder import Decoder
@@ -18,7 +18,7 @@ from runtime.errors import SpeckvError
 from runtime.policies.policy import TokenSignals
 
 CHUNK = 64
-"""Tokens of a prompt that one call takes."""
+"""Tokens of each prompt that one call takes."""
 CATCH_UP = (1, 2, 4, 8, 16, 32, CHUNK)
 """Widths of a step's first draft call: at least as many tokens as the draft has not seen."""
 
@@ -33,13 +33,20 @@ class Verified(NamedTuple):
     """See `verified_signals`; the distance is NaN where all proposals stand."""
 
 
+RESTS = -1
+"""The gamma of a text that takes no part in a step."""
+
+
 class GraphPair:
-    """Texts decoded side by side, each with its own length, gamma and acceptance.
+    """Texts decoded side by side, each in a row of its own, with its own length, gamma and acceptance.
+
+    Every call works on all rows. What a row did not ask for is harmless: tokens drafted beyond its gamma are not
+    verified, and whatever is written after its last committed token is written anew before it is read.
 
     Args:
         draft: a model that `read_weights` covers, of the target's vocabulary.
         target: likewise, on the same device.
-        texts: decoded side by side.
+        texts: rows, decoded side by side.
         capacity: tokens of each text at most, prompt and new ones.
         longest: tokens drafted in a step at most.
 
@@ -51,7 +58,8 @@ class GraphPair:
         self, draft: PreTrainedModel, target: PreTrainedModel, texts: int, capacity: int, longest: int
     ) -> None:
         self.texts, self.capacity, self.longest = texts, capacity, longest
-        positions = capacity + CHUNK  # the last call of a prompt may go beyond its end
+        # The last call of a prompt may go beyond its end, and a row beside longer drafts beyond its capacity.
+        positions = capacity + max(CHUNK, longest + 1)
         widest = max(CHUNK, longest + 1)
         self.draft_model = Decoder(read_weights(draft), texts, positions, widest)
         self.target_model = Decoder(read_weights(target), texts, positions, widest)
@@ -61,15 +69,13 @@ class GraphPair:
             raise NotCoveredError("draft and target have vocabularies of different widths")
         rows = texts * (longest + 1)
 
-        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        def on_host(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, pin_memory=device.type == "cuda")
-
+        zeros = partial(torch.zeros, device=device)
+        on_host = partial(torch.zeros, pin_memory=device.type == "cuda")
         self.text = zeros(texts, positions, dtype=torch.int32)
         self.starts = zeros(texts, dtype=torch.int32)  # place of each text's last committed token
-        self.cursor = zeros(texts, dtype=torch.int32)  # where a call on a prompt begins
+        self.cursor = zeros(texts, dtype=torch.int32)  # where a call on prompts begins
+        self.rows = torch.arange(texts, dtype=torch.int32, device=device)
+        self.joining = zeros(texts, dtype=torch.int32)  # rows whose prompts a call reads
         self.gammas = zeros(texts, dtype=torch.int32)
         logits = self.target_model.x.dtype
         self.draft_logits = zeros(longest, texts, vocabulary, dtype=logits)
@@ -89,25 +95,33 @@ class GraphPair:
         self._verified = _event(device)
 
     @torch.inference_mode()
-    def begin(self, prompts: Sequence[Sequence[int]]) -> None:
-        """Start new texts: read all tokens of the prompts but the last into both caches.
+    def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        """Start new texts, row → prompt: read all tokens of the prompts but the last into both caches.
+
+        The other rows stay as they are.
 
         Raises:
             SpeckvError: if a prompt is longer than the capacity.
         """
-        if max(map(len, prompts)) > self.capacity:
-            raise SpeckvError(f"a prompt of {max(map(len, prompts))} tokens is longer than the {self.capacity} planned")
-        for row, prompt in enumerate(prompts):
+        longest = max(map(len, prompts.values()))
+        if longest > self.capacity:
+            raise SpeckvError(f"a prompt of {longest} tokens is longer than the {self.capacity} planned")
+        for row, prompt in prompts.items():
             self.text[row, : len(prompt)] = torch.tensor(prompt, dtype=torch.int32)
-        for start in range(0, max(map(len, prompts)) - 1, CHUNK):
+            self.starts[row] = len(prompt) - 1
+        rows = list(prompts)
+        # A graph for each power of two: it reads the first prompt as often as there are too few.
+        calls = min(1 << (len(rows) - 1).bit_length(), self.texts)
+        self.joining[:calls] = torch.tensor(rows + rows[:1] * (calls - len(rows)))
+        for start in range(0, longest - 1, CHUNK):
             self.cursor.fill_(start)
-            self.graphs.run("prompt", self._read_prompt)
-        self.starts.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
+            self.graphs.run(("prompts", calls), lambda: self._read_prompts(calls))
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Compile the kernels and capture the graphs of usual steps; any text is lost."""
-        self.begin([[0, 0]] * self.texts)
+        for rows in {min(1 << power, self.texts) for power in range(self.texts.bit_length() + 1)}:
+            self.begin({row: [0, 0] for row in range(rows)})
         for unseen in CATCH_UP[:3]:
             self.draft(0, unseen)
         for slot in range(1, self.longest):
@@ -117,13 +131,13 @@ class GraphPair:
             self.verify([gamma] * self.texts)
             self.verified()
 
-    def _read_prompt(self) -> None:
+    def _read_prompts(self, texts: int) -> None:
         for model in (self.draft_model, self.target_model):
-            model.forward(self.text, self.cursor, 0, CHUNK)
+            model.forward(self.text, self.joining[:texts], self.cursor[:texts], 0, CHUNK)
 
     @torch.inference_mode()
     def draft(self, slot: int, unseen: int) -> None:
-        """Begin to draft the token number `slot` ≥ 0 of a step; `unseen` tokens of the texts are new to the draft."""
+        """Begin to draft the token number `slot` ≥ 0 of a step, where at most `unseen` tokens are new to the draft."""
         if slot:
             self.graphs.run(("draft", slot, 1), lambda: self._draft(slot, 1))
         else:
@@ -137,10 +151,10 @@ class GraphPair:
         _record(self._drafted[slot])
 
     def _catch_up(self) -> None:
-        self.draft_model.forward(self.text, self.cursor, 0, CHUNK)
+        self.draft_model.forward(self.text, self.rows, self.cursor, 0, CHUNK)
 
     def _draft(self, slot: int, width: int) -> None:
-        x = self.draft_model.forward(self.text, self.starts, slot + 1 - width, width)[:, -1]
+        x = self.draft_model.forward(self.text, self.rows, self.starts, slot + 1 - width, width)[:, -1]
         logits, signals = self.draft_logits[slot], self.draft_signals[slot]
         self.draft_model.head(x, logits)
         write = self.text, self.starts, slot + 1
@@ -157,7 +171,7 @@ class GraphPair:
 
     @torch.inference_mode()
     def verify(self, gammas: Sequence[int]) -> None:
-        """Begin to verify the first `gammas[b]` tokens that were drafted for each text."""
+        """Begin to verify the first `gammas[b]` tokens that were drafted for each text; see `RESTS`."""
         width = max(gammas) + 1
         self._gammas.numpy()[:] = gammas
         self.graphs.run(("verify", width), lambda: self._verify(width))
@@ -165,7 +179,7 @@ class GraphPair:
 
     def _verify(self, width: int) -> None:
         self.gammas.copy_(self._gammas, non_blocking=True)
-        x = self.target_model.forward(self.text, self.starts, 0, width).flatten(0, 1)
+        x = self.target_model.forward(self.text, self.rows, self.starts, 0, width).flatten(0, 1)
         logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
         self.target_model.head(x, logits)
         read(logits, self.parts, self.arrived, self.tokens, signals)
@@ -177,7 +191,7 @@ class GraphPair:
         self._results.copy_(self.results, non_blocking=True)
 
     def verified(self) -> list[Verified]:
-        """Wait for the verification of every text, and return what became of it."""
+        """Wait for the verification of every text, and return what became of it; a text that rests means nothing."""
         _wait(self._verified)
         return [
             Verified(int(accepted), int(token), (entropy, top1, apart))

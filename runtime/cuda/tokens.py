@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+
 CHUNK = 2048
 """Logits that one program reads."""
 SIGNALS = 5
@@ -15,11 +17,14 @@ RESULT = 5
 
 
 @triton.jit
-def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.constexpr):
+def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: tl.constexpr, EARLY: tl.constexpr):
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0)
     batch = row // width
     position = tl.load(starts + batch) + offset + row % width
-    token = tl.load(text + batch.to(tl.int64) * capacity + tl.maximum(position, 0)).to(tl.int64)
+    own = text + tl.load(rows + batch).to(tl.int64) * capacity
+    token = tl.load(own + tl.maximum(position, 0)).to(tl.int64)
     columns = tl.arange(0, SIZE)
     inside = columns < size
     tl.store(out + row * size + columns, tl.load(table + token * size + columns, mask=inside), mask=inside)
@@ -28,8 +33,10 @@ def _embed(text, capacity, starts, offset, width, table, size, out, SIZE: tl.con
 @triton.jit
 def _read(
     logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place,
-    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     row, chunk = tl.program_id(0), tl.program_id(1)
     columns = chunk * CHUNK + tl.arange(0, CHUNK)
     inside = columns < vocabulary
@@ -76,7 +83,9 @@ def _read(
 
 
 @triton.jit
-def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr):
+def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr, EARLY: tl.constexpr):
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch = tl.program_id(0)
     start = tl.load(starts + batch)
     gamma = tl.load(gammas + batch)
@@ -86,23 +95,27 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     chosen = tl.load(best + batch * width + at, mask=at < gamma, other=-1)
     top1 = tl.load(signals + (batch * width + at) * 5 + 1, mask=at < gamma, other=0.0)
     # Logits that are no numbers choose nothing: what stands ends there, and whoever reads the signals sees it.
-    accepted = tl.min(tl.where((at < gamma) & ((proposed != chosen) | (top1 != top1)), at, gamma), 0)
-    token = tl.load(best + batch * width + accepted)
-    row = batch * width + accepted
+    wrong = (proposed != chosen) | (top1 != top1)
+    accepted = tl.min(tl.where((at < gamma) & wrong, at, gamma), 0)  # -1 for a text that rests
     tl.store(results + batch * 5, accepted.to(tl.float32))
-    tl.store(results + batch * 5 + 1, token.to(tl.float32))
-    tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
-    tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
-    tl.debug_barrier()  # every proposal has been read
-    tl.store(own + 1 + accepted, token)
-    tl.store(starts + batch, start + accepted + 1)
+    if gamma >= 0:
+        row = batch * width + accepted
+        token = tl.load(best + row)
+        tl.store(results + batch * 5 + 1, token.to(tl.float32))
+        tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
+        tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
+        tl.debug_barrier()  # every proposal has been read
+        tl.store(own + 1 + accepted, token)
+        tl.store(starts + batch, start + accepted + 1)
 
 
 @triton.jit
 def _distance(
     target, target_stride, target_signals, width, draft, slot_stride, draft_signals,
-    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr,
+    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    let_next_start(EARLY)
+    wait_for_last(EARLY)
     batch, chunk = tl.program_id(0), tl.program_id(1)
     accepted = tl.load(results + batch * 5).to(tl.int32)
     if accepted == tl.load(gammas + batch):
@@ -132,11 +145,12 @@ def _distance(
             tl.store(arrived + batch, 0)
 
 
-def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
-    """Look up the tokens of `text` (int32 `[texts, capacity]`) at `starts[b] + offset + i` in `table` `[V, size]`.
+def embed(text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
+    """Look up the tokens at `text[rows[b], starts[b] + offset + i]` in `table` `[V, size]`.
 
     Args:
-        text: the tokens.
+        text: int32 `[rows, capacity]`.
+        rows: int32 `[texts]`.
         starts: int32 `[texts]`.
         offset: see above.
         width: tokens of each text.
@@ -145,8 +159,9 @@ def embed(text: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, 
     """
     size = table.shape[1]
     _embed[(out.shape[0],)](
-        text, text.stride(0), starts, offset, width, table, size, out, SIZE=triton.next_power_of_2(size)
-    )
+        text, text.stride(0), rows, starts, offset, width, table, size, out,
+        SIZE=triton.next_power_of_2(size), EARLY=EARLY, launch_pdl=EARLY,
+    )  # fmt: skip
 
 
 def chunks(vocabulary: int) -> int:
@@ -177,7 +192,7 @@ def read(
     text, starts, place = write or (tokens, tokens, 0)
     _read[(rows, triton.cdiv(vocabulary, CHUNK))](
         logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, text.stride(0), starts, place,
-        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -189,15 +204,16 @@ def accept(
     Args:
         text: int32 `[texts, capacity]`; proposals begin at `starts[b] + 1`.
         starts: int32 `[texts]`, moved past what was accepted.
-        gammas: int32 `[texts]`, how many were proposed, below `width`.
+        gammas: int32 `[texts]`, how many were proposed, below `width`; -1 for a text that is left as it is.
         width: rows of `best` for each text.
         best: int32 `[texts · width]`, the target's choices.
         signals: float32 `[texts · width, 5]`, the target's.
         results: float32 `[texts, 5]`, see `RESULT`; all but the distance.
     """
     _accept[(len(starts),)](
-        text, text.stride(0), starts, gammas, width, best, signals, results, WIDTH=triton.next_power_of_2(width)
-    )
+        text, text.stride(0), starts, gammas, width, best, signals, results,
+        WIDTH=triton.next_power_of_2(width), EARLY=EARLY, launch_pdl=EARLY,
+    )  # fmt: skip
 
 
 def distance(
@@ -227,5 +243,6 @@ def distance(
     vocabulary = target.shape[1]
     _distance[(len(gammas), triton.cdiv(vocabulary, CHUNK))](
         target, target.stride(0), target_signals, width, draft, draft.stride(0), draft_signals,
-        gammas, results, vocabulary, parts, arrived, CHUNKS=chunks(vocabulary), CHUNK=CHUNK,
+        gammas, results, vocabulary, parts, arrived,
+        CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from runtime.cuda.linear import INT8, NF4, NF4_BLOCK, Matrix, float_matrix
+from runtime.cuda.nf4 import CODE
 from runtime.errors import SpeckvError
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -142,6 +143,8 @@ def _nf4(weight: Any, bias: Tensor | None) -> Matrix:
         raise NotCoveredError(
             f"4-bit weights are {state.quant_type} in blocks of {state.blocksize}, not nf4 in {NF4_BLOCK}"
         )
+    if state.code.tolist() != torch.tensor(CODE).tolist():
+        raise NotCoveredError("the 16 values of its nf4 are not the published ones")
     scale = state.absmax
     if state.nested:
         from bitsandbytes.functional import dequantize_blockwise

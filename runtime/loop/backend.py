@@ -14,6 +14,7 @@ from runtime.errors import TargetError
 from runtime.loop.generate import Step, check_text, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
+from runtime.loop.texts import Text
 from runtime.notice import warn_once
 from runtime.policies.policy import Policy
 from runtime.policies.price import LONGEST
@@ -38,6 +39,11 @@ class Backend:
         """Return "graph" or "eager", as in files of step times."""
         return "graph" if self.graphs else "eager"
 
+    @property
+    def rows(self) -> int:
+        """Return how many texts are decoded side by side: one on the plain loop."""
+        return self.graphs.texts if self.graphs else 1
+
     def steps(
         self,
         prompt: Sequence[int],
@@ -56,27 +62,82 @@ class Backend:
                 *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, seed=seed
             )
         check_text(*scorers, prompt, max_new_tokens)
-        return self._steps_on(self.graphs, prompt, policy, max_new_tokens, eos)
+        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos), policy)
 
-    def _steps_on(
-        self, graphs: GraphPair, prompt: Sequence[int], policy: Policy, new: int, eos: Collection[int]
-    ) -> Iterator[Step]:
-        """Generate greedily on graphs; where these fail, the plain loop takes the text up."""
-        from runtime.cuda.loop import speculate_greedily
+    def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy) -> Iterator[Step]:
+        """Generate a text on graphs; where these fail, the plain loop takes it up."""
+        from runtime.cuda.loop import speculate_texts
 
-        written: list[int] = []
+        steps: list[Step] = []
         try:
-            for step in speculate_greedily(graphs, prompt, policy, max_new_tokens=new, eos=eos):
-                written += step.tokens
+            for _, step, _ in speculate_texts(graphs, [text], [policy]):
+                steps.append(step)
                 yield step
-            return
         except TargetError as error:
-            warn_once(f"CUDA graphs: {error}: the text goes on in the plain loop")
-        scorers = cached_pair(self.draft, self.target)
-        yield from speculate(*scorers, [*prompt, *written], policy, max_new_tokens=new - len(written), eos=eos)
+            _tell(error)
+            yield from self._rest(text, steps, policy)
+
+    def _rest(self, text: Text, steps: Sequence[Step], policy: Policy) -> Iterator[Step]:
+        """Generate greedily on the plain loop what follows after some steps."""
+        written = [token for step in steps for token in step.tokens]
+        return speculate(
+            *cached_pair(self.draft, self.target),
+            [*text.prompt, *written],
+            policy,
+            max_new_tokens=text.max_new_tokens - len(written),
+            eos=text.eos,
+            stop=text.stop,
+        )
+
+    def texts(
+        self, texts: Sequence[Text], policies: Sequence[Policy], *, sampling: Sampling | None = None, seed: int = 0
+    ) -> Iterator[tuple[int, list[Step]]]:
+        """Generate several texts: on the fast loop side by side, on the plain one in turn, with the same tokens.
+
+        Args:
+            texts: what to generate.
+            policies: one for each of `rows`.
+            sampling: greedy by default.
+            seed: of each text's draws when sampling.
+
+        Yields:
+            Each text when it has ended: its place in `texts`, and its steps.
+
+        Raises:
+            SpeckvError: before anything is generated, if a prompt is empty or does not fit into a context.
+        """
+        choice = sampling or Sampling()
+        for text in texts:
+            check_text(*cached_pair(self.draft, self.target), text.prompt, text.max_new_tokens)
+        if self.graphs is None or not choice.greedy:
+            for number, (prompt, new, eos, stop) in enumerate(texts):
+                scorers = cached_pair(self.draft, self.target)
+                steps = speculate(
+                    *scorers, prompt, policies[0], max_new_tokens=new, sampling=choice, eos=eos, stop=stop, seed=seed
+                )
+                yield number, list(steps)
+            return
+        from runtime.cuda.loop import speculate_texts
+
+        unfinished: dict[int, list[Step]] = {number: [] for number in range(len(texts))}
+        try:
+            for number, step, ended in speculate_texts(self.graphs, texts, policies):
+                unfinished[number].append(step)
+                if ended:
+                    yield number, unfinished.pop(number)
+        except TargetError as error:
+            _tell(error)
+            for number, begun in unfinished.items():
+                yield number, [*begun, *self._rest(texts[number], begun, policies[0])]
 
 
-def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling) -> Backend:
+def _tell(error: TargetError) -> None:
+    warn_once(f"CUDA graphs: {error}: the plain loop goes on")
+
+
+def choose_backend(
+    draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling, rows: int = 1
+) -> Backend:
     """Return the fastest loop that a pair can run on here.
 
     Preparing the CUDA graphs takes some seconds, the first time on a machine, when the kernels are compiled, about 15.
@@ -86,11 +147,12 @@ def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int,
         target: the loaded target.
         tokens: the longest text, prompt and new tokens.
         sampling: how tokens are chosen; only greedy decoding has a fast loop.
+        rows: texts that are decoded side by side at most.
     """
     reason = _obstacle(target, sampling)
     if reason is None:
         try:
-            return Backend(draft, target, _graph_pair(draft, target, tokens), "CUDA graphs")
+            return Backend(draft, target, _graph_pair(draft, target, tokens, rows), "CUDA graphs")
         except Exception as error:  # whatever fails in there, the plain loop decodes the same tokens
             reason = " ".join(f"{error or type(error).__name__}".split())[:200]
     return Backend(draft, target, None, f"plain, because {reason}")
@@ -99,6 +161,8 @@ def choose_backend(draft: PreTrainedModel, target: PreTrainedModel, tokens: int,
 def _obstacle(target: PreTrainedModel, sampling: Sampling) -> str | None:
     if target.get_input_embeddings().weight.device.type != "cuda":
         return "CUDA graphs need a GPU"
+    if torch.version.hip:
+        return "the kernels are written for NVIDIA's GPUs"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if not sampling.greedy:
@@ -108,10 +172,10 @@ def _obstacle(target: PreTrainedModel, sampling: Sampling) -> str | None:
     return None
 
 
-def _graph_pair(draft: PreTrainedModel, target: PreTrainedModel, tokens: int) -> GraphPair:
+def _graph_pair(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, rows: int) -> GraphPair:
     from runtime.cuda.pair import GraphPair
 
     with torch.cuda.device(target.get_input_embeddings().weight.device):
-        pair = GraphPair(draft, target, texts=1, capacity=tokens, longest=LONGEST)
+        pair = GraphPair(draft, target, texts=rows, capacity=tokens, longest=LONGEST)
         pair.warm_up()
     return pair

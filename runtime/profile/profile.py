@@ -14,10 +14,20 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from runtime.contract import compression_of
+from runtime.loop.backend import choose_backend
+from runtime.loop.sampling import Sampling
 from runtime.pair.draft import load_draft
 from runtime.pair.target import Target, load_target
 from runtime.profile.records import Row, step_records, to_csv
-from runtime.profile.step_times import BATCH_REPEATS, BATCH_WIDTHS, DRAFT_WIDTHS, TARGET_WIDTHS, measure_step_times
+from runtime.profile.step_times import (
+    BATCH_REPEATS,
+    BATCH_WIDTHS,
+    CONTEXT,
+    DRAFT_WIDTHS,
+    TARGET_WIDTHS,
+    measure_graph_times,
+    measure_step_times,
+)
 from runtime.profile.store import RECORDS, STEP_TIMES, Store, digest, npz
 from runtime.profile.trace import greedy_outputs, trace
 from runtime.prompts import Prompt
@@ -46,12 +56,15 @@ class Plan:
         return [self.prompts[i : i + PROMPTS_PER_PART] for i in range(0, len(self.prompts), PROMPTS_PER_PART)]
 
 
-def profile(plan: Plan, progress: Callable[[str, int, int], None]) -> None:
+def profile(
+    plan: Plan, progress: Callable[[str, int, int], None], announce: Callable[[str, str], None] = lambda *_: None
+) -> None:
     """Profile into `plan.output`, continuing what is there. Several processes of one host share the parts.
 
     Args:
         plan: what to profile.
         progress: told (precision, prompts done by this process, prompts of this process).
+        announce: told (precision, what begins before the prompts).
 
     Raises:
         SpeckvError: if the output folder cannot be continued, or a model cannot be loaded.
@@ -59,11 +72,12 @@ def profile(plan: Plan, progress: Callable[[str, int, int], None]) -> None:
     workers = accelerate.PartialState(cpu=plan.device == "cpu")
     store = Store(plan.output)
     for precision in plan.precisions:
+        announce(precision, "loading the models")
         target = load_target(plan.target, precision, _own_device(plan, workers))
         draft = load_draft(plan.draft, target)
         if workers.is_main_process:
             store.begin(_settings(plan, draft, target))
-            _measure_times(store, draft, target)
+            _measure_times(store, draft, target, announce)
         workers.wait_for_everyone()
         _trace_parts(plan, store, draft, target, workers, progress)
         workers.wait_for_everyone()
@@ -99,14 +113,25 @@ def _trace_parts(
     progress(target.precision, done, total)
 
 
-def _measure_times(store: Store, draft: PreTrainedModel, target: Target) -> None:
+def _measure_times(store: Store, draft: PreTrainedModel, target: Target, announce: Callable[[str, str], None]) -> None:
+    """Measure what the folder lacks: eager forwards, and the fast loop's calls where the pair has one here."""
     times = store.read_json(STEP_TIMES) if (store.folder / STEP_TIMES).exists() else {}
+    announce(target.precision, "step times")
     if "draft" not in times:
         times["draft"] = measure_step_times(draft, DRAFT_WIDTHS)
     if target.precision not in times:
         narrow = measure_step_times(target.model, TARGET_WIDTHS)
         times[target.precision] = narrow | measure_step_times(target.model, BATCH_WIDTHS, BATCH_REPEATS)
     store.write_json(STEP_TIMES, times)
+    if "graph1" not in times[target.precision]:
+        announce(target.precision, "preparing the fast loop; kernels are compiled the first time")
+        backend = choose_backend(draft, target.model, CONTEXT + max(TARGET_WIDTHS), Sampling())
+        announce(target.precision, f"step times of the loop ({backend.why})")
+        if backend.graphs:
+            of_draft, of_target = measure_graph_times(backend.graphs)
+            times["draft"] = of_draft | times["draft"]
+            times[target.precision] |= of_target
+            store.write_json(STEP_TIMES, times)
 
 
 def _merge(plan: Plan, store: Store) -> None:

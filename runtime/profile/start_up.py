@@ -60,10 +60,10 @@ def start_up_times(
         draft: the loaded draft.
         target: the loaded target.
         announce: called before measuring.
-        graphs: measure these instead of the eager models.
+        graphs: measure these instead of the eager models, with all their rows at work.
     """
     backend = "graph" if graphs else "eager"
-    key = _key(draft_name, draft, target, backend)
+    key = {**_key(draft_name, draft, target, backend), "rows": graphs.texts if graphs else 1}
     path = _kept(key)
     if path:
         with contextlib.suppress(SpeckvError):
@@ -80,18 +80,20 @@ def start_up_times(
     return times
 
 
-def timed_policy(
+def timed_policies(
     name: str,
+    rows: int,
     draft_name: str | None,
     draft: PreTrainedModel,
     target: Target,
     announce: Callable[[], None],
     graphs: GraphPair | None = None,
-) -> Policy:
-    """Build a policy that weighs time, with the pair's times; where these cannot be measured, the fallback.
+) -> list[Policy]:
+    """Build a policy that weighs time for each of `rows`; where the pair's times cannot be measured, the fallback.
 
     Args:
         name: one of `TIMED`.
+        rows: how many.
         draft_name: this and all others as in `start_up_times`.
         draft: likewise.
         target: likewise.
@@ -105,8 +107,8 @@ def timed_policy(
         times = start_up_times(draft_name, draft, target, announce, graphs)
     except Exception as error:  # a model's own; a draft that fails costs no text
         warn_once(f"step times cannot be measured ({described(error)}): {Fallback.LENGTH} tokens are drafted a step")
-        return Fallback()
-    return make_policy(name, target.compression, times)
+        return [Fallback() for _ in range(rows)]
+    return [make_policy(name, target.compression, times) for _ in range(rows)]
 
 
 def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SECONDS) -> StepTimes:
@@ -118,7 +120,8 @@ def measure_graphs(pair: GraphPair) -> StepTimes:
     """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
     from runtime.cuda.times import TimedDraft, TimedTarget
 
-    pair.begin([[0] * min(CONTEXT, pair.capacity - 1)])
+    prompt = [0] * min(CONTEXT, pair.capacity - 1)
+    pair.begin(dict.fromkeys(range(pair.texts), prompt))
     return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)})
 
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel
+
+if TYPE_CHECKING:
+    from runtime.cuda.pair import GraphPair
 
 CONTEXT = 300
 """Tokens in the cache while a forward is timed."""
 DRAFT_WIDTHS = (1, 2)
 TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 """Tokens q in one call; a draft also takes two after a step whose tokens were all accepted."""
+REPEATS = 15
 BATCH_WIDTHS = (33, 65, 129, 257)
 """What an engine that verifies many texts at once puts into one call of the target."""
 BATCH_REPEATS = 5
@@ -51,16 +55,31 @@ class TimedModel:
         return milliseconds
 
 
-def measure_step_times(model: PreTrainedModel, widths: Sequence[int], repeats: int = 15) -> dict[str, float]:
-    """Return the median milliseconds of an eager forward per width, as `{"eager1": …}`, at a context of 300 tokens.
+def measure_step_times(model: PreTrainedModel, widths: Sequence[int], repeats: int = REPEATS) -> dict[str, float]:
+    """Return the median milliseconds of an eager forward per width, as `{"eager1": …}`; see `measure_widths`."""
+    return measure_widths("eager", TimedModel(model), widths, repeats)
+
+
+def measure_graph_times(pair: GraphPair) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the median milliseconds of the fast loop's calls, of the draft and of the target, as `{"graph1": …}`."""
+    from runtime.cuda.times import TimedDraft, TimedTarget
+
+    pair.begin({0: [0] * CONTEXT})
+    return (
+        measure_widths("graph", TimedDraft(pair), DRAFT_WIDTHS),
+        measure_widths("graph", TimedTarget(pair), TARGET_WIDTHS),
+    )
+
+
+def measure_widths(backend: str, timed: Timed, widths: Sequence[int], repeats: int = REPEATS) -> dict[str, float]:
+    """Return the median milliseconds of a forward per width, as BACKEND and width, at a context of 300 tokens.
 
     The widths are interleaved, so that a machine that slows down slows all of them.
     """
-    timed = TimedModel(model)
     samples: dict[int, list[float]] = {width: [] for width in widths}
     for round_ in range(repeats + 2):
         for width in widths:
             milliseconds = timed.forward_ms(width)
             if round_ >= 2:  # the first rounds warm up
                 samples[width].append(milliseconds)
-    return {f"eager{width}": round(float(np.median(samples[width])), 4) for width in widths}
+    return {f"{backend}{width}": round(float(np.median(samples[width])), 4) for width in widths}

@@ -64,3 +64,16 @@ def test_seconds_last_until_the_device_is_done_and_memory_is_each_contenders_own
     timer.time(plain, [1], 1)
     assert timer.peak_bytes("static") == 100 + 10 + 7
     assert timer.peak_bytes("plain") == 100 + 3
+
+
+def test_what_was_prepared_for_a_contender_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device(monkeypatch)
+    timer = Clock(torch.device("cuda", 0))
+    device.allocated += 30
+    timer.prepared(["loop"])
+    assert timer.peak_bytes("loop") == 130
+    for name in ("loop", "plain"):
+        timer.time(Allocating(name, device, keeps=0, takes=4), [1], 1)
+        timer.time(Allocating(name, device, keeps=0, takes=5), [1], 1)
+    assert timer.peak_bytes("loop") == 100 + 30 + 5
+    assert timer.peak_bytes("plain") == 100 + 5

@@ -100,8 +100,12 @@ def test_a_system_that_cannot_take_part_is_left_out_with_its_reason(
     monkeypatch.setitem(sys.modules, "flashspec", None)
     monkeypatch.setattr(others, "Assisted", refuses)
     clock = Clock(torch.device("cpu"))
-    usable, left_out = others.other_systems(load_draft("early-exit:2", target), target, PROMPT, clock)
-    assert usable == []
+    tried: list[str] = []
+    usable, left_out = others.other_systems(
+        list(others.SYSTEMS), load_draft("early-exit:2", target), target, PROMPT, 50, clock, tried.append
+    )
+    assert [contender.name for contender in usable] == ["transformers"]
+    assert tried == [f"trying {name}" for name in others.SYSTEMS]
     assert left_out == {
         "compiled": "SpeckvError: transformers compiles on CUDA alone",
         "assisted": "ValueError: the vocabularies differ",

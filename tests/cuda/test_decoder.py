@@ -39,9 +39,10 @@ def logits_of(model: PreTrainedModel, rows: list[list[int]], widths: list[int], 
     text = torch.zeros(len(rows), capacity, dtype=torch.int32, device=DEVICE)
     text[:, : len(rows[0])] = torch.tensor(rows, device=DEVICE)
     starts = torch.zeros(len(rows), dtype=torch.int32, device=DEVICE)
+    order = torch.arange(len(rows), dtype=torch.int32, device=DEVICE)
     found = []
     for width in widths:
-        x = decoder.forward(text, starts, 0, width)
+        x = decoder.forward(text, order, starts, 0, width)
         out = torch.empty(len(rows) * width, weights.head.outputs, device=DEVICE)
         decoder.head(x.reshape(-1, x.shape[-1]), out)
         found.append(out.view(len(rows), width, -1))

@@ -74,3 +74,16 @@ def test_gate(kind: str) -> None:
     n = normed(x, gain)
     expected = torch.nn.functional.silu(n @ w0.T) * (n @ w1.T)
     torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+def test_half_precision(kind: str) -> None:
+    """Weights are rounded once, to the model's type; what is left is the rounding of the result."""
+    torch.manual_seed(0)
+    own, weight = matrix(kind, 96, 128)
+    if kind == "float":
+        own = float_matrix(own.weight.half())
+    x, out = torch.randn(3, 128, device=DEVICE).half(), torch.zeros(3, 96, device=DEVICE).half()
+    linear(x, (own,), out)
+    expected = x.double().cpu() @ (weight if kind == "int8" else weight.half().double()).T
+    torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-3, atol=2e-2 if kind == "nf4" else 1e-3)

@@ -81,6 +81,24 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
             torch.testing.assert_close(results[row, 4], apart, rtol=1e-4, atol=1e-5)
 
 
+def test_a_text_that_rests_is_left_as_it_is() -> None:
+    texts, width, vocabulary = 3, 2, 50
+    best, signals = read_rows(torch.randn(texts * width, vocabulary, device=DEVICE))
+    gammas = torch.tensor([-1, 1, -1], dtype=torch.int32, device=DEVICE)
+    starts = torch.tensor([3, 4, 5], dtype=torch.int32, device=DEVICE)
+    text = torch.full((texts, 10), vocabulary, dtype=torch.int32, device=DEVICE)
+    results = torch.zeros(texts, 5, device=DEVICE)
+    accept(text, starts, gammas, width, best, signals, results)
+    assert starts.tolist() == [3, 5, 5]
+    assert text[1, 5] == best[2]
+    assert (text != vocabulary).sum() == 1
+    parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
+    drafted = torch.zeros(1, texts, vocabulary, device=DEVICE), torch.zeros(1, texts, 5, device=DEVICE)
+    arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
+    distance(torch.zeros(6, 50, device=DEVICE), signals, width, *drafted, gammas, results, parts, arrived)
+    assert results[[0, 2], 4].isnan().all()
+
+
 @pytest.mark.parametrize("vocabulary", [37, CHUNK, 2 * CHUNK + 5])
 @pytest.mark.parametrize("kind", ["all", "one", "first", "infinite", "overflown"])
 def test_logits_that_are_no_numbers_give_a_token_and_say_so(kind: str, vocabulary: int) -> None:

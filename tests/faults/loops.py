@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from integrations.transformers import assisted_by, speculative_generate
 from runtime.cuda.loop import speculate_greedily
-from runtime.cuda.pair import GraphPair, Verified
+from runtime.cuda.pair import RESTS, GraphPair, Verified
 from runtime.loop.accept import accept_greedy, left_behind
 from runtime.loop.generate import Step, speculate
 from runtime.loop.propose import token_signals
@@ -21,16 +21,19 @@ Run = Callable[..., list[int]]
 
 
 class FakePair:
-    """What `speculate_greedily` asks of a `GraphPair`, by forward passes of the whole text."""
+    """What the loop asks of a `GraphPair`, by forward passes of the whole texts."""
 
-    texts, capacity, longest = 1, 512, 6
+    capacity, longest = 512, 6
 
-    def __init__(self, draft: PreTrainedModel, target: PreTrainedModel) -> None:
-        self.models = draft, target
-        self.text: list[int] = []
+    def __init__(self, draft: PreTrainedModel, target: PreTrainedModel, texts: int = 1) -> None:
+        self.models, self.texts = (draft, target), texts
+        self.written: list[list[int]] = [[0]] * texts
+        self.slots: list[list[tuple[TokenSignals, int, torch.Tensor]]] = []
 
-    def begin(self, prompts: Sequence[Sequence[int]] | Mapping[int, Sequence[int]]) -> None:
-        self.text, self.slots = list(prompts[0]), []
+    def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        self.slots.clear()
+        for row, prompt in prompts.items():
+            self.written[row] = list(prompt)
 
     @torch.inference_mode()
     def _logits(self, model: PreTrainedModel, text: list[int]) -> torch.Tensor:
@@ -38,24 +41,33 @@ class FakePair:
 
     def draft(self, slot: int, unseen: int) -> None:  # noqa: ARG002
         del self.slots[slot:]
-        logits = self._logits(self.models[0], self.text + [token for _, token, _ in self.slots])[-1:]
-        self.slots.append((TokenSignals(*token_signals(logits)[0].tolist()), int(logits.argmax()), logits))
+        drafted = []
+        for row in range(self.texts):
+            text = self.written[row] + [rows[row][1] for rows in self.slots]
+            logits = self._logits(self.models[0], text)[-1:]
+            drafted.append((TokenSignals(*token_signals(logits)[0].tolist()), int(logits.argmax()), logits))
+        self.slots.append(drafted)
 
     def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
-        return [self.slots[slot][:2]]
+        return [row[:2] for row in self.slots[slot]]
 
     def verify(self, gammas: Sequence[int]) -> None:
-        (gamma,) = gammas
-        proposed = [token for _, token, _ in self.slots[:gamma]]
-        logits = self._logits(self.models[1], self.text + proposed)[len(self.text) - 1 :]
-        accepted, token = accept_greedy(logits, torch.tensor(proposed, dtype=torch.int64))
-        signals = left_behind(logits, [row for _, _, row in self.slots[:gamma]], accepted)
-        self.result = Verified(int(accepted), int(token), tuple(signals.tolist()))
-        self.text += [*proposed[: int(accepted)], int(token)]
+        self.results = [self._verify(row, gamma) for row, gamma in enumerate(gammas)]
         self.slots.clear()
 
+    def _verify(self, row: int, gamma: int) -> Verified:
+        if gamma == RESTS:
+            return Verified(0, 0, (0.0, 0.0, 0.0))
+        text = self.written[row]
+        proposed = [slot[row][1] for slot in self.slots[:gamma]]
+        logits = self._logits(self.models[1], text + proposed)[len(text) - 1 :]
+        accepted, token = accept_greedy(logits, torch.tensor(proposed, dtype=torch.int64))
+        signals = left_behind(logits, [slot[row][2] for slot in self.slots[:gamma]], accepted)
+        self.written[row] = [*text, *proposed[: int(accepted)], int(token)]
+        return Verified(int(accepted), int(token), tuple(signals.tolist()))
+
     def verified(self) -> list[Verified]:
-        return [self.result]
+        return self.results
 
 
 def tokens_of(steps: Sequence[Step]) -> list[int]:

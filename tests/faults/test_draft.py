@@ -18,7 +18,7 @@ from runtime.loop.scorer import cached_pair
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
 from runtime.policies.registry import make_policy
-from runtime.profile.start_up import timed_policy
+from runtime.profile.start_up import timed_policies
 from tests.faults.injections import OUT_OF_MEMORY, SPOILT, fails, in_forward, spoils
 from tests.faults.loops import LOOPS, graphs, plain
 from tests.loop.fakes import StopWhenUnsure, Untimed
@@ -139,7 +139,7 @@ def test_failing_while_step_times_are_measured(
 
     monkeypatch.setenv("SPECKV_CACHE", str(tmp_path_factory.mktemp("cache")))
     with in_forward(draft, fails(OUT_OF_MEMORY)):
-        policy = timed_policy("adaptive", "x", draft, Target("y", target, tokenizer=None), lambda: None)
+        (policy,) = timed_policies("adaptive", 1, "x", draft, Target("y", target, tokenizer=None), lambda: None)
         assert plain(draft, target, PROMPT, policy, NEW) == expected
     assert len(told.messages) == 2  # the times, and the draft itself
     assert "step times cannot be measured" in told.messages[0]

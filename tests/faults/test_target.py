@@ -161,8 +161,8 @@ def test_generate_raises_as_torch_does_and_its_streamer_has_what_came_before(
 class BrokenGraphs(FakePair):
     """A pair whose graphs fail at some verification, or at the prompt."""
 
-    def __init__(self, *models: PreTrainedModel, after: int) -> None:
-        super().__init__(*models)
+    def __init__(self, *models: PreTrainedModel, after: int, texts: int = 1) -> None:
+        super().__init__(*models, texts)
         self.left = after
 
     def verify(self, gammas: Any) -> None:

@@ -68,9 +68,8 @@ def test_a_draft_with_the_shorter_context(target: PreTrainedModel) -> None:
 def test_a_real_pair_of_graphs_refuses_a_prompt_beyond_its_plan() -> None:
     pair = GraphPair.__new__(GraphPair)
     pair.capacity = 8
-    prompts: Any = {0: [1] * 9} if "Mapping" in str(GraphPair.begin.__annotations__) else [[1] * 9]
     with pytest.raises(SpeckvError, match="longer than the 8 planned"):
-        pair.begin(prompts)
+        pair.begin({0: [1] * 9})
 
 
 @pytest.mark.parametrize("policy", ["none", "fixed:1", "fixed:3", "fixed:8", "adaptive"])

@@ -162,6 +162,18 @@ def test_policies_that_weigh_time_generate_the_targets_text(
             assert max(map(int, json.loads(captured.out)["gamma_histogram"])) > 0
 
 
+def test_a_terminal_shows_what_is_under_way_before_the_text(
+    target_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate(target_folder, "none") == 0
+    assert "loading" not in capsys.readouterr().err.lower().replace("loading weights", "")
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("TTY_INTERACTIVE", "1")
+    assert generate(target_folder, "none") == 0
+    shown = capsys.readouterr().err
+    assert 0 < shown.index("loading the models") < shown.index("preparing the loop")
+
+
 @pytest.mark.parametrize(
     ("policy", "more", "said"),
     [("speckv-costly", [], "no policy"), ("bandit:2", [], "no policy"), ("bandit", ["--tensor-parallel"], "processes")],

@@ -49,6 +49,7 @@ from runtime.profile.store import Store
 from runtime.prompts import read_prompts
 from runtime.replay.traces import read_traces
 from runtime.report.reliability import read_reliability
+from runtime.rows import read_rows
 from runtime.stopper.stopper import Stopper
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -264,6 +265,7 @@ READERS = {
     "step-times": Reader("step_times_ms.json", _times, _golden("profile-1", "step_times_ms.json")),
     "records": Reader("records.csv", lambda path: read_records([path]), _golden("profile-1", "records.csv")),
     "prompts": Reader("prompts.jsonl", read_prompts, lambda: b'{"task": "code", "prompt": "w5"}\n' * 3),
+    "rows": Reader("live.json", read_rows, lambda: b'{"rows": [{"device": "cpu", "precision": "fp16", "x": [1.5]}]}'),
     "documents": Reader("text.npz", _documents, _documents_sample),
     "checkpoint": Reader("checkpoint.pt", _checkpoint, _checkpoint_sample),
 }

@@ -1,0 +1,84 @@
+"""Step times of the fast loop in a profile: measured where there is one, and read by the replay."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from runtime.__main__ import main
+from runtime.loop.backend import Backend
+from runtime.profile import profile as profile_module
+from runtime.profile.step_times import CONTEXT, DRAFT_WIDTHS, TARGET_WIDTHS
+
+
+class FakePair:
+    """The calls of a `GraphPair` that are timed; nothing is computed."""
+
+    texts = 1
+
+    def __init__(self) -> None:
+        self.starts = torch.zeros(1, dtype=torch.int32)
+        self.log: list[tuple[str, int]] = []
+
+    def begin(self, prompts: list[list[int]]) -> None:
+        self.starts.fill_(len(prompts[0]) - 1)
+
+    def draft(self, slot: int, unseen: int) -> None:
+        assert slot == 0
+        self.log.append(("draft", unseen))
+
+    def drafted(self, slot: int) -> None:
+        assert self.log[-1][0] == "draft"
+        assert slot == 0
+
+    def verify(self, gammas: list[int]) -> None:
+        assert self.starts.tolist() == [CONTEXT - 1]  # every call at the same length
+        self.log.append(("target", gammas[0] + 1))
+
+    def verified(self) -> None:
+        self.starts += 3
+
+
+def profile(target: Path, prompts: Path, output: Path, *more: str) -> int:
+    pair = ["--target", str(target), "--draft", "early-exit:2", "--device", "cpu", "--precision", "fp32", *more]
+    return main(["profile", *pair, "--prompts", str(prompts), "--max-new-tokens", "4", "--output", str(output)])
+
+
+def test_the_fast_loops_times_stand_beside_the_eager_ones_and_are_replayed(
+    target_folder: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    output = tmp_path / "profile"
+    assert profile(target_folder, prompts_file, output) == 0
+    path = output / "step_times_ms.json"
+    eager = json.loads(path.read_text())
+    assert not any(key.startswith("graph") for times in eager.values() for key in times)
+
+    fake, asked = FakePair(), []
+
+    def choose(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, _sampling: object) -> Backend:
+        asked.append(tokens)
+        return Backend(draft, target, fake, "CUDA graphs")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(profile_module, "choose_backend", choose)
+    for _ in range(2):  # continued, an older profile is given what it lacks, once
+        assert profile(target_folder, prompts_file, output) == 0
+    assert len(asked) == 1
+    assert asked[0] >= CONTEXT + max(TARGET_WIDTHS)
+    assert set(fake.log) == {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in TARGET_WIDTHS}
+    times = json.loads(path.read_text())
+    assert times["draft"].keys() == {f"{kind}{width}" for kind in ("eager", "graph") for width in DRAFT_WIDTHS}
+    assert {f"graph{width}" for width in TARGET_WIDTHS} == times["fp32"].keys() - eager["fp32"].keys()
+    assert {key: times["fp32"][key] for key in eager["fp32"]} == eager["fp32"]
+
+    capsys.readouterr()
+    replay = ["replay", "--traces", str(output / "fp32.npz"), "--step-times", str(path), "--backend", "graph"]
+    assert main([*replay, "--policies", "fixed:2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["backend"] == "graph"

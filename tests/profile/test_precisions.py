@@ -1,0 +1,52 @@
+"""The precisions command: rows kept as they come, one precision a call or several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.__main__ import main
+from runtime.pair import target as pair_target
+from runtime.rows import read_rows
+
+
+def arguments(target: Path, *more: str) -> list[str]:
+    pair = ["--target", str(target), "--draft", "early-exit:2", "--device", "cpu"]
+    return ["precisions", *pair, "--max-new-tokens", "2", "--json", *more]
+
+
+def test_rows_are_kept_as_they_come_and_added_to(
+    target_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "precisions.json"
+    assert main(arguments(target_folder, "--precision", "bf16", "--output", str(path))) == 0
+    (bf16,) = read_rows(path)
+    assert json.loads(capsys.readouterr().out)["rows"] == [bf16]
+    assert (bf16["precision"], bf16["draft"], bf16["target"]) == ("bf16", "early-exit:2", str(target_folder))
+    assert bf16["device"]
+    assert bf16["threads"] >= 1
+    assert bf16["target_ms"]["eager17"] > 0
+
+    own = pair_target.load_target
+
+    def interrupted(name: str, precision: str, device: str) -> pair_target.Target:
+        if precision == "nf4":
+            raise KeyboardInterrupt
+        return own(name, precision, device)
+
+    monkeypatch.setattr(pair_target, "load_target", interrupted)
+    assert main(arguments(target_folder, "--precision", "fp32", "nf4", "--output", str(path))) == 130
+    assert read_rows(path)[0] == bf16
+    assert [row["precision"] for row in read_rows(path)] == ["bf16", "fp32"]
+
+
+def test_a_file_of_something_else_is_refused_before_a_model_is_loaded(
+    target_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pair_target, "load_target", None)
+    (tmp_path / "thesis.json").write_text("{}")
+    assert main(arguments(target_folder, "--precision", "fp32", "--output", str(tmp_path / "thesis.json"))) == 2
+    assert "holds no rows" in capsys.readouterr().err
+    assert (tmp_path / "thesis.json").read_text() == "{}"
