@@ -18,7 +18,7 @@ AUDIT := build/venv-audit
 
 FUZZ_SECONDS ?= 600
 
-.PHONY: run test test-js test-languages test-vllm test-install test-oldest fuzz audit check setup clean
+.PHONY: run test test-long counts test-js test-languages test-vllm test-install test-oldest fuzz audit check setup clean
 
 setup: $(READY)
 
@@ -35,6 +35,13 @@ run: setup  ## export the predictor, prove parity, decide once, generate a text
 
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile
+
+# Not part of .ci/run: half an hour and more.
+test-long: setup  ## a million decisions, 100,000 tokens, the profiler killed 100 times
+	SPECKV_LONG=1 $(PY) -m pytest tests/load
+
+counts: setup  ## what `make test`, `test-long` and `fuzz` have tried since `make clean`, as a table
+	$(PY) -m tests.counts
 
 test-js: $(JS)/node_modules/.ready  ## Node, wasm, and the page where a chromium is on the PATH
 	cd $(JS) && npm test

@@ -1,4 +1,4 @@
-"""The one error type that a user's own input can cause."""
+"""What a user's own input, files and models can cause."""
 
 LONGEST = 2000
 """Characters of a message: what a file says of itself may be any length."""
@@ -14,3 +14,7 @@ class SpeckvError(Exception):
         # Names and texts out of files come along: none may begin a line, steer a terminal or be no text at all.
         shown = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
         super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
+
+
+class TargetError(SpeckvError):
+    """The target failed in the midst of a text; its own exception is the cause. What was generated before stands."""

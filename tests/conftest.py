@@ -19,6 +19,8 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.loop.tiny import VOCABULARY, tiny_model
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session")
 def target_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

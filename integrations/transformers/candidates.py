@@ -24,6 +24,7 @@ from integrations.transformers.policies import resolve_policy
 from runtime.loop.accept import left_behind
 from runtime.loop.propose import propose
 from runtime.loop.scorer import CachedModel
+from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Outcome, Policy
 
 
@@ -48,13 +49,13 @@ class PolicyCandidateGenerator(CandidateGenerator):  # type: ignore[misc]
         generation_config: GenerationConfig,
         device: torch.device,
     ) -> None:
-        self.policy = policy
+        self.policy = Guarded(policy)
         self.max_length: int = generation_config.max_length
         self.eos: Tensor | None = getattr(generation_config, "_eos_token_tensor", None)
         self._draft = CachedModel(draft, vocabulary)
         self._choice = ProcessorChoice(logits_processor, not generation_config.do_sample, device)
         self._generator = torch.Generator().manual_seed(draw_seed(self._choice.greedy))
-        policy.begin()
+        self.policy.begin()
 
     def get_candidates(self, input_ids: LongTensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:  # noqa: ARG002
         """Return the ids with up to gamma drafted ones after them, int64 `[1, n + gamma]`, and the draft's scores.
@@ -64,7 +65,6 @@ class PolicyCandidateGenerator(CandidateGenerator):  # type: ignore[misc]
         """
         self._begun = time.perf_counter()
         context = input_ids[0]
-        self._draft.rollback(min(self._draft.length, len(context) - 1))
         # The target adds a token of its own.
         room = self.max_length - len(context) - 1
         self._proposal = propose(self._draft, context, self.policy, room, self._choice, self._generator)

@@ -18,7 +18,7 @@ from integrations.transformers.arguments import check_config, check_inputs, chec
 from integrations.transformers.choice import ProcessorChoice
 from integrations.transformers.ending import Ending
 from integrations.transformers.policies import resolve_policy
-from runtime.errors import SpeckvError
+from runtime.errors import SpeckvError, TargetError
 from runtime.loop.generate import Step, speculate
 from runtime.loop.scorer import CachedModel, cached_pair
 from runtime.policies.policy import Policy
@@ -70,6 +70,7 @@ def speculative_generate(
 
     Raises:
         ValueError: for every argument that cannot be honoured, naming it.
+        RuntimeError: if the model itself fails in the midst of the text; a streamer has what came before.
     """
     if stop_strings is not None:
         refuse("stop_strings", stop_strings, STOP_STRINGS_REMEDY)
@@ -116,9 +117,11 @@ def decode(
 
 @contextmanager
 def speckv_errors_as_value_errors() -> Iterator[None]:
-    """Raise what the loop refuses as transformers would."""
+    """Raise what the loop refuses as transformers would, and what fails in the model as torch would."""
     try:
         yield
+    except TargetError as error:
+        raise RuntimeError(str(error)) from error
     except SpeckvError as error:
         raise ValueError(str(error)) from error
 
@@ -142,13 +145,15 @@ def _steps(
 def _stream(steps: Iterator[Step], streamer: BaseStreamer | None) -> list[int]:
     """Return the tokens of the steps, streamed one by one as `generate` does: int64 `[1]` each; it sent the prompt."""
     tokens: list[int] = []
-    for step in steps:
-        tokens += step.tokens
+    try:
+        for step in steps:
+            tokens += step.tokens
+            if streamer is not None:
+                for token in step.tokens:
+                    streamer.put(torch.tensor([token]))
+    finally:  # after an error, too: what was generated is shown, and who waits for more is told that none comes
         if streamer is not None:
-            for token in step.tokens:
-                streamer.put(torch.tensor([token]))
-    if streamer is not None:
-        streamer.end()
+            streamer.end()
     return tokens
 
 

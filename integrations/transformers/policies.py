@@ -11,7 +11,7 @@ from runtime.errors import SpeckvError
 from runtime.pair.target import Target, precision_of
 from runtime.policies.policy import Policy
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
-from runtime.profile.start_up import start_up_times
+from runtime.profile.start_up import timed_policies
 from runtime.profile.store import digest
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,8 @@ def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: P
         if not all(callable(getattr(policy, method, None)) for method in ("begin", "gamma", "observe")):
             raise SpeckvError(f"`policy` is a {type(policy).__name__}: give a policy, or a name among {NAMES}")
         return policy
-    compression = compression_of(precision_of(model))
     if policy not in TIMED:
-        return make_policy(policy, compression)
+        return make_policy(policy, compression_of(precision_of(model)))
     if split:
         raise SpeckvError(
             f"policy '{policy}' weighs measured times, and the processes of a tensor parallel model measure different "
@@ -49,8 +48,10 @@ def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: P
         )
     # The times need no tokenizer.
     target = Target(_shape(model), model, tokenizer=None)
-    times = start_up_times(_shape(draft), draft, target, lambda: logger.info("measuring the pair's step times"))
-    return make_policy(policy, compression, times)
+    (chosen,) = timed_policies(
+        policy, 1, _shape(draft), draft, target, lambda: logger.info("measuring the pair's step times")
+    )
+    return chosen
 
 
 def _shape(model: PreTrainedModel) -> str:

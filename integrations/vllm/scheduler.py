@@ -12,11 +12,14 @@ import dataclasses
 import inspect
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from integrations.vllm.controller import Controller
 from integrations.vllm.times import EngineTimes
 from runtime.errors import SpeckvError
+from runtime.policies.guarded import described
 
 TESTED = (0, 32)
 """The vLLM release line whose scheduler this was read and run against."""
@@ -118,32 +121,49 @@ def read_settings(settings: Any, longest: int) -> Controller:
 
 
 class Controlled:
-    """Mixed in before one of vLLM's schedulers: sets the length at the end of `schedule`, learns from the output."""
+    """Mixed in before one of vLLM's schedulers: sets the length at the end of `schedule`, learns from the output.
 
-    controller: Controller
+    A controller that fails is dropped, with a warning: the engine serves on with its own lengths.
+    """
+
+    controller: Controller | None
     updated = 0.0
     """When the last step's output came, in seconds of the monotonic clock."""
 
     def _update_after_schedule(self, scheduler_output: Any) -> None:
         """Choose the length; the engine calls this with the finished output of every `schedule`."""
-        self.controller.forget(scheduler_output.finished_req_ids)
-        if scheduler_output.num_scheduled_tokens:
-            length = self.controller.length(scheduler_output.num_scheduled_tokens)
-            setattr(scheduler_output, FIELD, length)
+        with self._dropped_on_failure():
+            if self.controller:
+                self.controller.forget(scheduler_output.finished_req_ids)
+                if scheduler_output.num_scheduled_tokens:
+                    setattr(scheduler_output, FIELD, self.controller.length(scheduler_output.num_scheduled_tokens))
         scheduler_output.speckv_scheduled = time.monotonic()
         super()._update_after_schedule(scheduler_output)  # type: ignore[misc]
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Tell the controller which drafted tokens stand, and what the step took."""
-        self._observe_times(scheduler_output)
+        with self._dropped_on_failure():
+            if self.controller:
+                self._observe_times(self.controller, scheduler_output)
+                self._observe_tokens(self.controller, scheduler_output, model_runner_output)
+        return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+
+    @contextmanager
+    def _dropped_on_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.controller = None
+            logger.warning("speckv's controller failed (%s): vLLM chooses its lengths again", described(error))
+
+    def _observe_tokens(self, controller: Controller, scheduler_output: Any, model_runner_output: Any) -> None:
         rows, sampled = model_runner_output.req_id_to_index, model_runner_output.sampled_token_ids
         for request, drafted in scheduler_output.scheduled_spec_decode_tokens.items():
             tokens = sampled[rows[request]] if sampled and request in rows else []
             if drafted and tokens:  # a request may have been preempted meanwhile
-                self.controller.observe(request, len(drafted), len(tokens) - 1)
-        return super().update_from_output(scheduler_output, model_runner_output)  # type: ignore[misc]
+                controller.observe(request, len(drafted), len(tokens) - 1)
 
-    def _observe_times(self, scheduler_output: Any) -> None:
+    def _observe_times(self, controller: Controller, scheduler_output: Any) -> None:
         """Time a step in which every request verified as many tokens as it then drafted: no prompts, no change."""
         now = time.monotonic()
         # With steps in flight a step begins when the one before it ends.
@@ -151,4 +171,4 @@ class Controlled:
         self.updated = now
         scheduled, length = scheduler_output.num_scheduled_tokens, getattr(scheduler_output, FIELD)
         if scheduled and all(tokens == length + 1 for tokens in scheduled.values()):
-            self.controller.steps.observe(len(scheduled), length, (now - begun) * 1e3)
+            controller.steps.observe(len(scheduled), length, (now - begun) * 1e3)

@@ -115,7 +115,7 @@ def _generate_one(
     policy: Policy,
     sampling: Sampling,
 ) -> None:
-    """Generate after the one prompt, stream and summarise."""
+    """Generate after the one prompt, stream and summarise; of a text that an error or the user ends, what there is."""
     import torch
     from transformers import TextStreamer
 
@@ -125,24 +125,27 @@ def _generate_one(
     printer = TextStreamer(target.tokenizer, skip_special_tokens=True) if speaks and not options.json else None
     steps: list[Step] = []
     start = time.perf_counter()
-    for step in backend.steps(
-        prompt,
-        policy,
-        max_new_tokens=options.max_new_tokens,
-        sampling=sampling,
-        eos=target.eos,
-        seed=options.seed,
-    ):
-        steps.append(step)
-        if printer:
-            printer.put(torch.tensor(step.tokens))
-    statistics = summarise(steps, time.perf_counter() - start)
-    if printer:
-        printer.end()
-        _print_statistics(statistics, options.policy, target.precision, backend.why)
-    elif speaks:
-        summary = {"text": _decode(target, steps), "precision": target.precision, "loop": backend.why}
-        print(json.dumps(summary | dataclasses.asdict(statistics)))
+    try:
+        for step in backend.steps(
+            prompt,
+            policy,
+            max_new_tokens=options.max_new_tokens,
+            sampling=sampling,
+            eos=target.eos,
+            seed=options.seed,
+        ):
+            steps.append(step)
+            if printer:
+                printer.put(torch.tensor(step.tokens))
+    finally:
+        if steps:
+            statistics = summarise(steps, time.perf_counter() - start)
+            if printer:
+                printer.end()
+                _print_statistics(statistics, options.policy, target.precision, backend.why)
+            elif speaks:
+                summary = {"text": _decode(target, steps), "precision": target.precision, "loop": backend.why}
+                print(json.dumps(summary | dataclasses.asdict(statistics)))
 
 
 def _generate_all(
@@ -221,12 +224,11 @@ def _policies(
     options: argparse.Namespace, backend: Backend, target: Target, announce: Callable[[], None]
 ) -> list[Policy]:
     """Return a policy for each row of the loop."""
-    times = None
-    if options.policy in TIMED:
-        from runtime.profile.start_up import start_up_times
+    if options.policy not in TIMED:
+        return [make_policy(options.policy, target.compression) for _ in range(backend.rows)]
+    from runtime.profile.start_up import timed_policies
 
-        times = start_up_times(options.draft, backend.draft, target, announce, backend.graphs)
-    return [make_policy(options.policy, target.compression, times) for _ in range(backend.rows)]
+    return timed_policies(options.policy, backend.rows, options.draft, backend.draft, target, announce, backend.graphs)
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:

@@ -7,6 +7,7 @@ not looked at.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,8 +17,10 @@ import torch
 
 from runtime.cuda.pair import RESTS, GraphPair, Verified
 from runtime.loop.commit import Ends
+from runtime.loop.failure import no_numbers, targets_own
 from runtime.loop.generate import Step
 from runtime.loop.texts import Text, TextStep
+from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
 
 UNKNOWN = (math.nan, math.nan)
@@ -33,7 +36,7 @@ def speculate_greedily(
     eos: Collection[int] = (),
     stop: Ends | None = None,
 ) -> Iterator[Step]:
-    """Generate the target's greedy tokens; arguments and steps are those of `runtime.loop.generate.speculate`."""
+    """Generate the target's greedy tokens; arguments, steps and errors are `runtime.loop.generate.speculate`'s."""
     for done in speculate_texts(pair, [Text(prompt, max_new_tokens, eos, stop)], [policy]):
         yield done.step
 
@@ -55,6 +58,9 @@ def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[P
         pair: with a row for each policy at least.
         texts: asked for the next one when a row is free.
         policies: one for each row; it sees all texts of its row, one after the other.
+
+    Raises:
+        TargetError: if the pair fails; the steps before it stand.
     """
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
     free = [_Row(place, policy) for place, policy in enumerate(policies)]
@@ -63,7 +69,8 @@ def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[P
     while True:
         joined = [row.begin(number, text) for row, (number, text) in zip(free, waiting, strict=False)]
         if joined:
-            pair.begin({row.place: row.tokens for row in joined})
+            with targets_own(0):
+                pair.begin({row.place: row.tokens for row in joined})
             rows, free, ahead = rows + joined, free[len(joined) :], False
         if not rows:
             return
@@ -79,6 +86,8 @@ class _Row:
 
     place: int
     policy: Policy
+    guarded: Guarded = field(init=False)
+    """It, for the text."""
     number: int = 0
     tokens: list[int] = field(default_factory=list)
     end: int = 0
@@ -97,13 +106,24 @@ class _Row:
         """Start a new text."""
         self.number, self.tokens, self.end = number, list(text.prompt), len(text.prompt) + text.max_new_tokens
         self.eos, self.stop, self.ended, self.unseen = text.eos, text.stop, False, 1
-        self.policy.begin()
+        self.guarded = Guarded(self.policy)
+        self.guarded.begin()
         return self
+
+    def propose(self, new: Sequence[tuple[TokenSignals, int]]) -> None:
+        """Take over what the draft wrote, up to logits that are no numbers."""
+        sound = list(itertools.takewhile(lambda token: token[0].known, new))
+        self.drafted.tokens += [signals for signals, _ in sound]
+        self.proposed += [token for _, token in sound]
+        if len(sound) < len(new):
+            self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
 
     def commit(self, verified: Verified, drafted: int, times: tuple[float, float]) -> TextStep:
         """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
         gamma, accepted = self.drafted.count, verified.accepted
-        self.policy.observe(Outcome(gamma, accepted, *verified.signals, *times))
+        if math.isnan(verified.signals[1]):
+            raise no_numbers(len(self.tokens) + accepted)
+        self.guarded.observe(Outcome(gamma, accepted, *verified.signals, *times))
         kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], verified.token], self.eos, self.stop)
         self.tokens += kept
         self.ended = ended or len(self.tokens) >= self.end
@@ -131,11 +151,11 @@ def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tu
         gammas[row.place] = row.drafted.count
     longest = max(gammas)
     middle = time.perf_counter()
-    pair.verify(gammas)
-    ahead = longest > 0 and any(row.limit > row.drafted.count for row in rows)
-    if ahead:
-        pair.draft(0, 2)
-    verified = pair.verified()
+    with targets_own(max(len(row.tokens) for row in rows)):
+        pair.verify(gammas)
+        drafting = [row for row in rows if row.limit > row.drafted.count and not row.guarded.draft_failed]
+        ahead = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting)
+        verified = pair.verified()
     times = (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3
     steps = []
     for row in rows:
@@ -144,27 +164,46 @@ def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tu
     return steps, ahead
 
 
+def _draft_ahead(pair: GraphPair, rows: Sequence[_Row]) -> bool:
+    """Begin to draft the next step's first token; return whether it is under way."""
+    try:
+        pair.draft(0, 2)
+    except Exception as error:
+        _drop_draft(rows, error)
+        return False
+    return True
+
+
+def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
+    """Draft nothing any more in these texts; see `runtime.loop.propose`."""
+    for row in rows:
+        row.guarded.drop_draft(error)
+
+
 def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
     """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
-    unseen = max(row.unseen for row in rows)
     for row in rows:
         row.drafted, row.proposed = Drafted(), []
         row.limit = min(row.end - len(row.tokens) - 1, pair.longest)
+    rows = [row for row in rows if not row.guarded.draft_failed]
+    unseen = max((row.unseen for row in rows), default=1)
     read: list[list[tuple[TokenSignals, int]]] = []  # slot → row → what was drafted
     while True:
-        goals = [(row, min(row.policy.gamma(row.drafted), row.limit)) for row in rows]
+        goals = [(row, min(row.guarded.gamma(row.drafted), row.limit)) for row in rows]
         goals = [(row, goal) for row, goal in goals if goal > row.drafted.count]
         if not goals:
             return begun
         longest = max(goal for _, goal in goals)
-        for slot in range(begun, longest):
-            pair.draft(slot, unseen)
+        try:
+            for slot in range(begun, longest):
+                pair.draft(slot, unseen)
+            read += [pair.drafted(slot) for slot in range(len(read), longest)]
+        except Exception as error:
+            _drop_draft(rows, error)
+            return begun
         begun = max(begun, longest)
-        read += [pair.drafted(slot) for slot in range(len(read), longest)]
         for row, goal in goals:
-            new = [read[slot][row.place] for slot in range(row.drafted.count, goal)]
-            row.drafted.tokens += [signals for signals, _ in new]
-            row.proposed += [token for _, token in new]
+            row.propose([read[slot][row.place] for slot in range(row.drafted.count, goal)])
         rows = [row for row, _ in goals]
 
 

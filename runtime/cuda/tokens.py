@@ -42,7 +42,7 @@ def _read(
     inside = columns < vocabulary
     x = tl.load(logits + row.to(tl.int64) * stride + columns, mask=inside, other=-float("inf")).to(tl.float32)
     peak = tl.max(x, 0)
-    best = tl.min(tl.where(x == peak, columns, 2147483647), 0)
+    best = tl.min(tl.where(x == peak, columns, vocabulary - 1), 0)  # where no logit is a number, any token
     second = tl.max(tl.where(columns == best, -float("inf"), x), 0)
     weight = tl.exp(x - peak)
     own = parts + (row * CHUNKS + chunk) * 5
@@ -93,7 +93,10 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     at = tl.arange(0, WIDTH)
     proposed = tl.load(own + 1 + at, mask=at < gamma, other=-1)
     chosen = tl.load(best + batch * width + at, mask=at < gamma, other=-1)
-    accepted = tl.min(tl.where((at < gamma) & (proposed != chosen), at, gamma), 0)  # -1 for a text that rests
+    top1 = tl.load(signals + (batch * width + at) * 5 + 1, mask=at < gamma, other=0.0)
+    # Logits that are no numbers choose nothing: what stands ends there, and whoever reads the signals sees it.
+    wrong = (proposed != chosen) | (top1 != top1)
+    accepted = tl.min(tl.where((at < gamma) & wrong, at, gamma), 0)  # -1 for a text that rests
     tl.store(results + batch * 5, accepted.to(tl.float32))
     if gamma >= 0:
         row = batch * width + accepted

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedModel
 
+from runtime.errors import TargetError
 from runtime.loop.generate import Step, check_text, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
 from runtime.loop.texts import Text
+from runtime.notice import warn_once
 from runtime.policies.policy import Policy
 from runtime.policies.price import LONGEST
 
@@ -59,10 +61,33 @@ class Backend:
             return speculate(
                 *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, seed=seed
             )
-        from runtime.cuda.loop import speculate_greedily
-
         check_text(*scorers, prompt, max_new_tokens)
-        return speculate_greedily(self.graphs, prompt, policy, max_new_tokens=max_new_tokens, eos=eos)
+        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos), policy)
+
+    def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy) -> Iterator[Step]:
+        """Generate a text on graphs; where these fail, the plain loop takes it up."""
+        from runtime.cuda.loop import speculate_texts
+
+        steps: list[Step] = []
+        try:
+            for _, step, _ in speculate_texts(graphs, [text], [policy]):
+                steps.append(step)
+                yield step
+        except TargetError as error:
+            _tell(error)
+            yield from self._rest(text, steps, policy)
+
+    def _rest(self, text: Text, steps: Sequence[Step], policy: Policy) -> Iterator[Step]:
+        """Generate greedily on the plain loop what follows after some steps."""
+        written = [token for step in steps for token in step.tokens]
+        return speculate(
+            *cached_pair(self.draft, self.target),
+            [*text.prompt, *written],
+            policy,
+            max_new_tokens=text.max_new_tokens - len(written),
+            eos=text.eos,
+            stop=text.stop,
+        )
 
     def texts(
         self, texts: Sequence[Text], policies: Sequence[Policy], *, sampling: Sampling | None = None, seed: int = 0
@@ -94,11 +119,20 @@ class Backend:
             return
         from runtime.cuda.loop import speculate_texts
 
-        begun: dict[int, list[Step]] = {}
-        for number, step, ended in speculate_texts(self.graphs, texts, policies):
-            begun.setdefault(number, []).append(step)
-            if ended:
-                yield number, begun.pop(number)
+        unfinished: dict[int, list[Step]] = {number: [] for number in range(len(texts))}
+        try:
+            for number, step, ended in speculate_texts(self.graphs, texts, policies):
+                unfinished[number].append(step)
+                if ended:
+                    yield number, unfinished.pop(number)
+        except TargetError as error:
+            _tell(error)
+            for number, begun in unfinished.items():
+                yield number, [*begun, *self._rest(texts[number], begun, policies[0])]
+
+
+def _tell(error: TargetError) -> None:
+    warn_once(f"CUDA graphs: {error}: the plain loop goes on")
 
 
 def choose_backend(

@@ -12,10 +12,12 @@ from torch import Tensor
 from runtime.errors import SpeckvError
 from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 from runtime.loop.commit import Ends, commit
+from runtime.loop.failure import no_numbers, targets_own
 from runtime.loop.propose import Proposal, propose
 from runtime.loop.sampling import Sampling, TokenChoice
 from runtime.loop.scorer import Scorer
 from runtime.loop.verify import verify
+from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy
 
 
@@ -48,7 +50,8 @@ def speculate(
     """Generate with the target's own distribution, step by step (Leviathan 2023; Chen 2023).
 
     Greedy, the tokens are those the target decodes alone; sampling, they have the target's distribution, whatever
-    the draft and the policy do. Both scorers must be empty.
+    the draft and the policy do. Both scorers must be empty. A policy or a draft that fails is dropped for the rest of
+    the text (`Guarded`), and the user is told.
 
     Args:
         draft: proposes.
@@ -63,27 +66,32 @@ def speculate(
 
     Raises:
         SpeckvError: if the prompt is empty, or does not fit into a context together with the new tokens.
+        TargetError: if the target fails; the steps before it stand.
     """
     check_text(draft, target, prompt, max_new_tokens)
+    guarded = Guarded(policy)
     choice = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
     generator = torch.Generator().manual_seed(seed)
     context = torch.tensor(prompt, device=target.device)
     if len(context) > 1:
-        target.score(context[:-1], keep=1)
+        with targets_own(0):
+            target.score(context[:-1], keep=1)
     remaining = max_new_tokens
-    policy.begin()
+    guarded.begin()
     while remaining > 0:
         start = time.perf_counter()
         # The target adds a token of its own, so drafting the last one would be for nothing.
-        proposal = propose(draft, context, policy, remaining - 1, choice, generator)
+        proposal = propose(draft, context, guarded, remaining - 1, choice, generator)
         drafted = time.perf_counter()
-        logits = verify(target, context[-1:], proposal.tokens.to(target.device))
-        new, signals = _accept(logits, context, proposal, choice, generator)
+        with targets_own(len(context)):
+            logits = verify(target, context[-1:], proposal.tokens.to(target.device))
+        with targets_own(len(context), torch.OutOfMemoryError):
+            new, signals = _accept(logits, context, proposal, choice, generator)
         draft_ms, verify_ms = (drafted - start) * 1e3, (time.perf_counter() - drafted) * 1e3
         gamma, accepted = len(proposal.tokens), len(new) - 1
-        policy.observe(Outcome(gamma, accepted, *signals, draft_ms=draft_ms, verify_ms=verify_ms))
-        context, kept, ended = commit(context, new, (draft, target), eos, stop)
+        guarded.observe(Outcome(gamma, accepted, *signals, draft_ms=draft_ms, verify_ms=verify_ms))
+        context, kept, ended = commit(context, new, target, eos, stop)
         remaining -= len(kept)
         yield Step(kept, gamma, accepted, proposal.drafted)
         if ended:
@@ -118,17 +126,28 @@ def check_context(draft: Scorer, target: Scorer, prompt: int, new: int) -> None:
 def _accept(
     logits: Tensor, context: Tensor, proposal: Proposal, choice: TokenChoice, generator: torch.Generator
 ) -> tuple[list[int], tuple[float, float, float]]:
-    """Return the new tokens (the accepted ones and the target's own), and what `left_behind` says at the last one."""
+    """Return the new tokens (the accepted ones and the target's own), and what `left_behind` says at the last one.
+
+    Raises:
+        TargetError: if no token can be chosen from the target's logits.
+    """
     proposed = proposal.tokens.to(logits.device)
     scores = choice.scores(logits, context, proposed.unbind())
     if choice.greedy:
         accepted, own = accept_greedy(scores, proposed)
+        chosen_from = scores.amax(-1)  # NaN where any logit is
     else:
         uniforms = torch.rand(len(proposed) + 1, generator=generator, dtype=torch.float64).to(logits.device)
         q = None if proposal.q is None else proposal.q.to(logits.device)
-        accepted, own = accept_sampled(torch.softmax(scores, -1), q, proposed, uniforms)
+        p = torch.softmax(scores, -1)
+        accepted, own = accept_sampled(p, q, proposed, uniforms)
+        chosen_from = p[:, 0]  # likewise, and where one is infinite
     signals = left_behind(logits, proposal.logits, accepted)
     # The one transfer to the host, and wait for the device, of the phase; float64 holds every token id exactly.
-    entropy, top1, distance, *whole = torch.cat([signals.double(), accepted[None], own[None], proposed]).tolist()
-    count, last, *tokens = map(int, whole)
+    results = torch.cat([signals.double(), accepted[None], own[None], proposed, chosen_from.isnan()]).tolist()
+    entropy, top1, distance, *whole = results
+    count, last, *rest = map(int, whole)
+    tokens, unknown = rest[: len(proposed)], rest[len(proposed) :]
+    if any(unknown[: count + 1]):
+        raise no_numbers(len(context) + unknown.index(1))
     return [*tokens[:count], last], (entropy, top1, distance)

@@ -97,4 +97,5 @@ def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
     # right=True skips tokens of probability 0 when the uniform falls on their (empty) interval.
     token = torch.searchsorted(cumulative, uniform.double() * cumulative[-1], right=True)
     last_possible = torch.searchsorted(cumulative, cumulative[-1])
-    return torch.minimum(token, last_possible)
+    # Weights that are no numbers give a token all the same; whoever looks at them refuses it.
+    return torch.minimum(token, last_possible).clamp_max(len(probabilities) - 1)

@@ -96,7 +96,9 @@ class CachedModel:
 
     def rollback(self, length: int) -> None:
         """Forget every token after the first `length`."""
-        if length < self.length:
+        if length == 0:  # whatever became of the cache, and its memory with it
+            self.cache, self.length = DynamicCache(), 0
+        elif length < self.length:
             # Negative means "remove this many" in every supported release of transformers.
             self.cache.crop(length - self.length)
             self.length = length

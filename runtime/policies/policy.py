@@ -19,6 +19,11 @@ class TokenSignals(NamedTuple):
     top2: float
     """Probability of the second likeliest token."""
 
+    @property
+    def known(self) -> bool:
+        """Whether they are numbers; logits that are NaN or infinite have no distribution."""
+        return not math.isnan(self.entropy + self.top1)
+
 
 @dataclass
 class Drafted:

@@ -15,8 +15,13 @@ from transformers import PreTrainedModel
 
 from runtime.errors import SpeckvError
 from runtime.machine import device_name
+from runtime.notice import warn_once
 from runtime.pair.embedded import cache_folder
 from runtime.pair.target import Target
+from runtime.policies.fallback import Fallback
+from runtime.policies.guarded import described
+from runtime.policies.policy import Policy
+from runtime.policies.registry import make_policy
 from runtime.policies.step_times import StepTimes, read_step_times
 from runtime.profile.step_times import Timed, TimedModel
 from runtime.profile.store import Store, digest
@@ -73,6 +78,37 @@ def start_up_times(
                 path.name, {"key": key, **{name: _named(backend, ms) for name, ms in tables.items()}}
             )
     return times
+
+
+def timed_policies(
+    name: str,
+    rows: int,
+    draft_name: str | None,
+    draft: PreTrainedModel,
+    target: Target,
+    announce: Callable[[], None],
+    graphs: GraphPair | None = None,
+) -> list[Policy]:
+    """Build a policy that weighs time for each of `rows`; where the pair's times cannot be measured, the fallback.
+
+    Args:
+        name: one of `TIMED`.
+        rows: how many.
+        draft_name: this and all others as in `start_up_times`.
+        draft: likewise.
+        target: likewise.
+        announce: likewise.
+        graphs: likewise.
+
+    Raises:
+        SpeckvError: as `make_policy` does.
+    """
+    try:
+        times = start_up_times(draft_name, draft, target, announce, graphs)
+    except Exception as error:  # a model's own; a draft that fails costs no text
+        warn_once(f"step times cannot be measured ({described(error)}): {Fallback.LENGTH} tokens are drafted a step")
+        return [Fallback() for _ in range(rows)]
+    return [make_policy(name, target.compression, times) for _ in range(rows)]
 
 
 def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SECONDS) -> StepTimes:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +23,8 @@ MANIFEST = "manifest.json"
 STEP_TIMES = "step_times_ms.json"
 RECORDS = "records.csv"
 FORMAT_VERSION = 1
+UNFINISHED = re.compile(r"\..+\.(npz|json|csv)\.[0-9]+")
+"""Names of files that are being written: see `Store.write`."""
 LARGEST_PART = 1 << 30
 """Bytes of its arrays, which are those of 16 prompts."""
 
@@ -64,6 +67,7 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write(MANIFEST, _json(wanted))
             return
+        self._sweep()
         begun = self.read_json(MANIFEST)
         check_format(path, begun.get("format_version", 1), FORMAT_VERSION)
         for key in sorted(begun.keys() | wanted.keys()):
@@ -72,6 +76,12 @@ class Store:
                     f"{path} was begun with {key} {json.dumps(begun.get(key))}, not {json.dumps(wanted.get(key))}: "
                     "give another --output, or the same settings to continue it"
                 )
+
+    def _sweep(self) -> None:
+        """Remove what a run that was killed had begun to write; of several processes, one does it before they write."""
+        for path in self.folder.rglob(".*"):
+            if UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def part(self, precision: str, number: int) -> Path:
         """Return the file of one part."""

@@ -97,3 +97,30 @@ def test_a_text_that_rests_is_left_as_it_is() -> None:
     arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
     distance(torch.zeros(6, 50, device=DEVICE), signals, width, *drafted, gammas, results, parts, arrived)
     assert results[[0, 2], 4].isnan().all()
+
+
+@pytest.mark.parametrize("vocabulary", [37, CHUNK, 2 * CHUNK + 5])
+@pytest.mark.parametrize("kind", ["all", "one", "first", "infinite", "overflown"])
+def test_logits_that_are_no_numbers_give_a_token_and_say_so(kind: str, vocabulary: int) -> None:
+    logits = torch.randn(1, vocabulary, device=DEVICE)
+    where = {"all": slice(None), "one": vocabulary // 2, "first": 0, "infinite": 5, "overflown": slice(3, 9)}[kind]
+    logits[0, where] = torch.inf if kind in ("infinite", "overflown") else torch.nan
+    tokens, signals = read_rows(logits)
+    assert 0 <= int(tokens) < vocabulary
+    assert signals[0, 1].isnan()
+
+
+@pytest.mark.parametrize("row", [0, 1, 3])
+def test_what_no_numbers_chose_is_not_accepted(row: int) -> None:
+    """Even where the proposal is the very token that was read off them."""
+    torch.manual_seed(row)
+    logits = torch.randn(4, 50, device=DEVICE)
+    logits[row] = torch.nan
+    best, signals = read_rows(logits)
+    text = torch.zeros(1, 20, dtype=torch.int32, device=DEVICE)
+    text[0, 3:6] = best[:3]  # all three proposals are what was read
+    starts, gammas = (torch.tensor([n], dtype=torch.int32, device=DEVICE) for n in (2, 3))
+    results = torch.empty(1, 5, device=DEVICE)
+    accept(text, starts, gammas, 4, best, signals, results)
+    assert results[0, 0] == row
+    assert results[0, 3].isnan()

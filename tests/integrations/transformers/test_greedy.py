@@ -43,6 +43,7 @@ def test_a_policy_that_weighs_time_gets_measured_times_once(
     assert torch.equal(ours(model, [3, 1, 4], draft, policy="throughput", max_new_tokens=12), expected)
     assert len(list((tmp_path / "step-times").glob("*.json"))) == 1
     monkeypatch.setattr(start_up, "measure", None)  # a second measurement would fail
+    assert resolve_policy("throughput", draft, model).name == "throughput"
     assert torch.equal(ours(model, [3, 1, 4], draft, policy="throughput", max_new_tokens=12), expected)
 
 

@@ -1,0 +1,84 @@
+"""A policy that a loop can rely on, whatever becomes of the one inside."""
+
+from __future__ import annotations
+
+import operator
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runtime.notice import warn_once
+from runtime.policies.fallback import Fallback
+from runtime.policies.fixed import Fixed
+from runtime.policies.policy import Drafted, Outcome, Policy
+
+
+class Guarded:
+    """Asks a policy through one text. Where it fails, `Fallback` takes its place; where the draft does, nothing.
+
+    A policy fails if it raises, if it answers with anything but a whole number of at most `LONGEST` tokens, or when a
+    call has taken longer than `SLOW_S` for the third time. The user is told, and the text goes on: a policy never had
+    a say in its tokens. A call that does not return at all cannot be ended from here, for it has the loop's own thread.
+    """
+
+    LONGEST = 2**20
+    """Tokens; beyond any context."""
+    SLOW_S = 1.0
+    """Seconds; a decision takes a ten-thousandth of it."""
+    PATIENCE = 3
+    """Slow calls in a text; one or two may be the machine's."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.draft_failed = False
+        self._slow = 0
+
+    def begin(self) -> None:
+        """Start the text."""
+        self._ask(self.policy.begin)
+
+    def gamma(self, drafted: Drafted) -> int:
+        """Return the length to draft up to, as `Policy.gamma` does; it does not raise."""
+        length: int | None = self._ask(self._length, drafted)
+        return self.policy.gamma(drafted) if length is None else length
+
+    def observe(self, outcome: Outcome) -> None:
+        """Tell the policy of a verified step."""
+        self._ask(self.policy.observe, outcome)
+
+    def drop_draft(self, error: Exception) -> None:
+        """Draft nothing any more in this text, since the draft fails; the user is told."""
+        self.policy, self.draft_failed = Fixed(0), True
+        warn_once(f"the draft failed ({described(error)}): the text goes on in plain decoding")
+
+    def _length(self, drafted: Drafted) -> int:
+        # A copy of the list, which is the loop's own record.
+        length = operator.index(self.policy.gamma(Drafted([*drafted.tokens])))
+        if length > self.LONGEST:
+            raise ValueError(f"it answered {length:.3g} tokens")
+        return length
+
+    def _ask(self, question: Callable[..., Any], *given: Any) -> Any:
+        """Return the answer; None if the policy failed and was replaced."""
+        begun = time.perf_counter()
+        try:
+            answer = question(*given)
+            if time.perf_counter() - begun > self.SLOW_S:
+                self._slow += 1
+                if self._slow >= self.PATIENCE:
+                    raise TimeoutError(f"{self._slow} calls took longer than {self.SLOW_S:g} s")
+        except Exception as error:  # it may be anybody's code
+            name = getattr(self.policy, "name", type(self.policy).__name__)
+            self.policy = Fallback()
+            warn_once(
+                f"policy '{name}' failed ({described(error)}): the text goes on with {Fallback.LENGTH} drafted tokens "
+                "a step, or none where they do not stand"
+            )
+            return None
+        return answer
+
+
+def described(error: Exception) -> str:
+    """Return an exception as part of a line: its type, and what it says, cut off after 200 characters."""
+    text = " ".join(str(error).split())[:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,109 @@
+"""Every loop that a draft and a policy meet, called alike; and a pair of CUDA graphs that is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel
+
+from integrations.transformers import assisted_by, speculative_generate
+from runtime.cuda.loop import speculate_greedily
+from runtime.cuda.pair import RESTS, GraphPair, Verified
+from runtime.loop.accept import accept_greedy, left_behind
+from runtime.loop.generate import Step, speculate
+from runtime.loop.propose import token_signals
+from runtime.loop.scorer import cached_pair
+from runtime.policies.policy import Policy, TokenSignals
+
+Run = Callable[..., list[int]]
+
+
+class FakePair:
+    """What the loop asks of a `GraphPair`, by forward passes of the whole texts."""
+
+    capacity, longest = 512, 6
+
+    def __init__(self, draft: PreTrainedModel, target: PreTrainedModel, texts: int = 1) -> None:
+        self.models, self.texts = (draft, target), texts
+        self.written: list[list[int]] = [[0]] * texts
+        self.slots: list[list[tuple[TokenSignals, int, torch.Tensor]]] = []
+
+    def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
+        self.slots.clear()
+        for row, prompt in prompts.items():
+            self.written[row] = list(prompt)
+
+    @torch.inference_mode()
+    def _logits(self, model: PreTrainedModel, text: list[int]) -> torch.Tensor:
+        return cast(torch.Tensor, model(torch.tensor([text])).logits[0]).float()
+
+    def draft(self, slot: int, unseen: int) -> None:  # noqa: ARG002
+        del self.slots[slot:]
+        drafted = []
+        for row in range(self.texts):
+            text = self.written[row] + [rows[row][1] for rows in self.slots]
+            logits = self._logits(self.models[0], text)[-1:]
+            drafted.append((TokenSignals(*token_signals(logits)[0].tolist()), int(logits.argmax()), logits))
+        self.slots.append(drafted)
+
+    def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
+        return [row[:2] for row in self.slots[slot]]
+
+    def verify(self, gammas: Sequence[int]) -> None:
+        self.results = [self._verify(row, gamma) for row, gamma in enumerate(gammas)]
+        self.slots.clear()
+
+    def _verify(self, row: int, gamma: int) -> Verified:
+        if gamma == RESTS:
+            return Verified(0, 0, (0.0, 0.0, 0.0))
+        text = self.written[row]
+        proposed = [slot[row][1] for slot in self.slots[:gamma]]
+        logits = self._logits(self.models[1], text + proposed)[len(text) - 1 :]
+        accepted, token = accept_greedy(logits, torch.tensor(proposed, dtype=torch.int64))
+        signals = left_behind(logits, [slot[row][2] for slot in self.slots[:gamma]], accepted)
+        self.written[row] = [*text, *proposed[: int(accepted)], int(token)]
+        return Verified(int(accepted), int(token), tuple(signals.tolist()))
+
+    def verified(self) -> list[Verified]:
+        return self.results
+
+
+def tokens_of(steps: Sequence[Step]) -> list[int]:
+    return [token for step in steps for token in step.tokens]
+
+
+def plain(
+    draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
+) -> list[int]:
+    return tokens_of(list(speculate(*cached_pair(draft, target), prompt, policy, max_new_tokens=new, **more)))
+
+
+def graphs(
+    draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
+) -> list[int]:
+    pair = cast(GraphPair, FakePair(draft, target))
+    return tokens_of(list(speculate_greedily(pair, prompt, policy, max_new_tokens=new, **more)))
+
+
+def _generated(target: PreTrainedModel, prompt: list[int], new: int, **more: Any) -> list[int]:
+    ids = torch.tensor([prompt])
+    output = target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, **more)
+    return cast(list[int], output[0, len(prompt) :].tolist())
+
+
+def custom(
+    draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
+) -> list[int]:
+    return _generated(target, prompt, new, custom_generate=speculative_generate, draft=draft, policy=policy, **more)
+
+
+def assisted(
+    draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
+) -> list[int]:
+    with assisted_by(target, policy):
+        return _generated(target, prompt, new, assistant_model=draft, **more)
+
+
+LOOPS: dict[str, Run] = {"plain": plain, "graphs": graphs, "custom generate": custom, "assisted": assisted}
