@@ -31,6 +31,7 @@ VOCABULARY = 32
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes its time; and so a prompt needs several calls."""
     monkeypatch.setattr(pair_module, "CHUNK", 8)
+    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
     monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
 
 
