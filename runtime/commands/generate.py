@@ -179,7 +179,7 @@ def _generate_all(
             print(json.dumps(line) if options.json else f"prompt {prompt.index} ({prompt.task}):\n{text}\n", flush=True)
     if speaks and not options.json:
         statistics = summarise(everything, time.perf_counter() - start)
-        _print_statistics(statistics, options.policy, target.precision, f"{backend.why}, {backend.rows} rows")
+        _print_statistics(statistics, options.policy, target.precision, f"{backend.why}, rows: {backend.rows}")
 
 
 def _decode(target: Target, steps: Sequence[Step]) -> str:
