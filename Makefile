@@ -36,9 +36,9 @@ run: setup  ## export the predictor, prove parity, decide once, generate a text
 test: setup
 	$(PY) -m pytest -n 2 --dist loadfile
 
-# Not part of .ci/run: half an hour and more.
+# Not part of .ci/run: 20 minutes.
 test-long: setup  ## a million decisions, 100,000 tokens, the profiler killed 100 times
-	SPECKV_LONG=1 $(PY) -m pytest tests/load
+	SPECKV_LONG=1 $(PY) -m pytest -s tests/load
 
 counts: setup  ## what `make test`, `test-long` and `fuzz` have tried since `make clean`, as a table
 	$(PY) -m tests.counts

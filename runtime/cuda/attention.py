@@ -63,7 +63,7 @@ def _attend(
     mask = real[:, None] & in_half
     heads = head * GROUP + row // width
     at = qkv + (batch * width + token)[:, None].to(tl.int64) * token_stride + heads[:, None] * DIM + half[None, :]
-    angle = tl.maximum(start + token, 0)[:, None] * (DIM // 2) + half[None, :]
+    angle = tl.minimum(tl.maximum(start + token, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
     q1, q2 = _rotated(
         tl.load(at, mask=mask, other=0.0), tl.load(at + DIM // 2, mask=mask, other=0.0),
         tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0), dtype,
@@ -75,7 +75,7 @@ def _attend(
     sum2 = tl.zeros([ROWS, HALF], tl.float32)
     cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
     chunk = tl.cdiv(tl.cdiv(start, SPLITS), CACHED) * CACHED
-    last = tl.minimum((share + 1) * chunk, start)
+    last = tl.minimum((share + 1) * chunk, tl.minimum(start, capacity))
     for position in range(share * chunk, last, CACHED):
         positions = position + tl.arange(0, CACHED)
         inside = positions < last
@@ -94,7 +94,7 @@ def _attend(
             given = (new < width)[:, None] & in_half
             source = qkv + (batch * width + new)[:, None].to(tl.int64) * token_stride + half[None, :]
             source += (KV_HEADS * GROUP + head) * DIM
-            turn = tl.maximum(start + new, 0)[:, None] * (DIM // 2) + half[None, :]
+            turn = tl.minimum(tl.maximum(start + new, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
             k1, k2 = _rotated(
                 tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0),
                 tl.load(cos + turn, mask=given, other=0.0), tl.load(sin + turn, mask=given, other=0.0), dtype,
@@ -103,7 +103,7 @@ def _attend(
             v1, v2 = tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0)
             if tl.program_id(1) == 0:
                 spot = cache + (start + new)[:, None] * DIM + half[None, :]
-                kept = given & (start + new >= 0)[:, None]
+                kept = given & ((start + new >= 0) & (start + new < capacity))[:, None]
                 tl.store(keys + spot, k1, mask=kept)
                 tl.store(keys + spot + DIM // 2, k2, mask=kept)
                 tl.store(values + spot, v1, mask=kept)
@@ -174,7 +174,8 @@ def attend(
         keys: the cache, `[rows, kv_heads, capacity, dim]`, rotated.
         values: likewise.
         rows: int32 `[texts]`, each text's row of the cache.
-        starts: int32 `[texts]`; the new tokens' positions are `starts[b] + offset + i`.
+        starts: int32 `[texts]`; the new tokens' positions are `starts[b] + offset + i`. Those outside the cache are not
+            kept, and what becomes of them means nothing.
         offset: see `starts`.
         width: new tokens of each text.
         scale: of the scores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,25 +24,26 @@ class Decoder:
 
     Args:
         weights: of the model.
-        texts: rows of the cache, and texts of one call at most.
+        texts: rows of the cache.
         capacity: positions of each row.
-        widest: new tokens of a text in one call at most.
+        calls: the largest ones: texts, and new tokens of each.
     """
 
-    def __init__(self, weights: Weights, texts: int, capacity: int, widest: int) -> None:
+    def __init__(self, weights: Weights, texts: int, capacity: int, calls: Sequence[tuple[int, int]]) -> None:
         self.weights = weights
         heads, kv_heads, dim = weights.heads, weights.kv_heads, weights.dim
         like = weights.embedding
         shape = len(weights.layers), texts, kv_heads, capacity, dim
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.cos, self.sin = weights.angles(capacity)
-        rows = texts * widest
+        rows = max(count * width for count, width in calls)
         self.x = like.new_empty(rows, like.shape[1])
         self.qkv = like.new_empty(rows, (heads + 2 * kv_heads) * dim)
         self.attended = like.new_empty(rows, heads * dim)
         self.hidden = like.new_empty(rows, weights.layers[0].gate.outputs)
         self.splits = _splits(texts * kv_heads, capacity)
-        parts, arrived = scratch(texts, kv_heads, heads // kv_heads, dim, widest, self.splits)
+        sizes = [scratch(count, kv_heads, heads // kv_heads, dim, width, self.splits) for count, width in calls]
+        parts, arrived = (max(size) for size in zip(*sizes, strict=True))
         self.parts = torch.empty(parts, dtype=torch.float32, device=like.device)
         self.arrived = torch.zeros(arrived, dtype=torch.int32, device=like.device)
 
@@ -53,7 +55,7 @@ class Decoder:
             rows: int32 `[n]`, n ≤ texts; one may be named twice, with the same start.
             starts: int32 `[n]`.
             offset: see above.
-            width: at most `widest`.
+            width: n texts of as many are one of `calls`, or smaller.
 
         Returns:
             What the layers left, `[n, width, size]`, a view of a buffer.

@@ -54,15 +54,28 @@ class Tiles:
     warps: int
 
 
-def tiles(rows: int, outputs: int, kind: int) -> Tiles:
-    """Return the division for a product; fastest or nearly so on an H200, for the shapes of models of 135 M to 3 B."""
-    if rows > 32:
-        return Tiles(64, 64, 64, splits=1, warps=4) if outputs > 6000 and kind != NF4 else Tiles(64, 32, 64, 2, 4)
-    if rows > 16:
-        return Tiles(32, 32 if outputs > 6000 else 16, 64, splits=4, warps=4)
+def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
+    """Return the division for a product.
+
+    On an H200, for the shapes of models of 135 M to 3 B, those for up to 16 rows and for many outputs are the fastest
+    or nearly so. Few outputs are divided finely for more rows, too: there are processors to spare.
+    """
+    m, n, k, splits = _division(rows, outputs, kind)
+    width = triton.next_power_of_2(inputs)
+    k = min(k, max(width, 32))
+    return Tiles(m, n, k, splits=max(1, min(splits, width // k)), warps=4)
+
+
+def _division(rows: int, outputs: int, kind: int) -> tuple[int, int, int, int]:
     if outputs > 6000:
-        return Tiles(16, 32, 128, 4, 4) if kind == NF4 else Tiles(16, 64, 64, splits=4, warps=4)
-    return Tiles(16, 16 if outputs >= 1024 else 8, 128, splits=4, warps=4)
+        if rows > 32:
+            return (64, 32, 64, 2) if kind == NF4 else (64, 64, 64, 1)
+        if rows > 16:
+            return 32, 32, 64, 4
+        return (16, 32, 128, 4) if kind == NF4 else (16, 64, 64, 4)
+    if rows > 128:
+        return 64, 32, 64, 2
+    return 16, 16 if outputs >= 1024 or rows > 16 else 8, 128, 4
 
 
 @triton.jit
@@ -259,7 +272,7 @@ def linear(
     """
     rows, width = x.shape
     kind = matrices[0].kind
-    tile = tile or tiles(rows, sum(matrix.outputs for matrix in matrices), kind)
+    tile = tile or tiles(rows, sum(matrix.outputs for matrix in matrices), width, kind)
     padded = matrices + (matrices[0],) * (3 - len(matrices))
     parts: list[object] = []
     for number, matrix in enumerate(padded):
@@ -281,7 +294,7 @@ def gated(
     Arguments as of `linear`.
     """
     rows, width = x.shape
-    tile = tile or tiles(rows, 2 * gate.outputs, gate.kind)
+    tile = tile or tiles(rows, 2 * gate.outputs, width, gate.kind)
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
     _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],

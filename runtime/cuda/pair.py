@@ -18,7 +18,9 @@ from runtime.errors import SpeckvError
 from runtime.policies.policy import TokenSignals
 
 CHUNK = 64
-"""Tokens of each prompt that one call takes."""
+"""Tokens of each prompt that one call takes, where several are read side by side."""
+LONG_CHUNK = 256
+"""Tokens of a single prompt that one call takes, but for a last one of up to `CHUNK`."""
 CATCH_UP = (1, 2, 4, 8, 16, 32, CHUNK)
 """Widths of a step's first draft call: at least as many tokens as the draft has not seen."""
 
@@ -58,11 +60,10 @@ class GraphPair:
         self, draft: PreTrainedModel, target: PreTrainedModel, texts: int, capacity: int, longest: int
     ) -> None:
         self.texts, self.capacity, self.longest = texts, capacity, longest
-        # The last call of a prompt may go beyond its end, and a row beside longer drafts beyond its capacity.
-        positions = capacity + max(CHUNK, longest + 1)
-        widest = max(CHUNK, longest + 1)
-        self.draft_model = Decoder(read_weights(draft), texts, positions, widest)
-        self.target_model = Decoder(read_weights(target), texts, positions, widest)
+        positions = capacity + longest + 1  # a row beside longer drafts goes beyond its capacity
+        calls = [(texts, max(CHUNK, longest + 1)), (1, LONG_CHUNK)]
+        self.draft_model = Decoder(read_weights(draft), texts, positions, calls)
+        self.target_model = Decoder(read_weights(target), texts, positions, calls)
         device = self.target_model.weights.embedding.device
         vocabulary = self.target_model.weights.head.outputs
         if self.draft_model.weights.head.outputs != vocabulary:
@@ -113,16 +114,20 @@ class GraphPair:
         # A graph for each power of two: it reads the first prompt as often as there are too few.
         calls = min(1 << (len(rows) - 1).bit_length(), self.texts)
         self.joining[:calls] = torch.tensor(rows + rows[:1] * (calls - len(rows)))
-        for start in range(0, longest - 1, CHUNK):
+        start = 0
+        while start < longest - 1:
+            width = LONG_CHUNK if calls == 1 and longest - 1 - start > CHUNK else CHUNK
             self.cursor.fill_(start)
-            self.graphs.run(("prompts", calls), lambda: self._read_prompts(calls))
+            self.graphs.run(("prompts", calls, width), partial(self._read_prompts, calls, width))
+            start += width
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Compile the kernels and capture the graphs of usual steps; any text is lost."""
         for rows in {min(1 << power, self.texts) for power in range(self.texts.bit_length() + 1)}:
             self.begin({row: [0, 0] for row in range(rows)})
-        for unseen in CATCH_UP[:3]:
+        self.begin({0: [0] * min(CHUNK + 2, self.capacity)})
+        for unseen in (*CATCH_UP, CHUNK + 1):
             self.draft(0, unseen)
         for slot in range(1, self.longest):
             self.draft(slot, 1)
@@ -131,9 +136,9 @@ class GraphPair:
             self.verify([gamma] * self.texts)
             self.verified()
 
-    def _read_prompts(self, texts: int) -> None:
+    def _read_prompts(self, texts: int, width: int) -> None:
         for model in (self.draft_model, self.target_model):
-            model.forward(self.text, self.joining[:texts], self.cursor[:texts], 0, CHUNK)
+            model.forward(self.text, self.joining[:texts], self.cursor[:texts], 0, width)
 
     @torch.inference_mode()
     def draft(self, slot: int, unseen: int) -> None:

@@ -24,7 +24,7 @@ def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: 
     batch = row // width
     position = tl.load(starts + batch) + offset + row % width
     own = text + tl.load(rows + batch).to(tl.int64) * capacity
-    token = tl.load(own + tl.maximum(position, 0)).to(tl.int64)
+    token = tl.load(own + tl.minimum(tl.maximum(position, 0), capacity - 1)).to(tl.int64)
     columns = tl.arange(0, SIZE)
     inside = columns < size
     tl.store(out + row * size + columns, tl.load(table + token * size + columns, mask=inside), mask=inside)
@@ -146,7 +146,7 @@ def _distance(
 
 
 def embed(text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
-    """Look up the tokens at `text[rows[b], starts[b] + offset + i]` in `table` `[V, size]`.
+    """Look up the tokens at `text[rows[b], starts[b] + offset + i]` in `table` `[V, size]`; outside the text, any.
 
     Args:
         text: int32 `[rows, capacity]`.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from runtime.cuda import linear as linear_module
 from runtime.cuda import pair as pair_module
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
@@ -31,6 +32,8 @@ VOCABULARY = 32
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes its time; and so a prompt needs several calls."""
     monkeypatch.setattr(pair_module, "CHUNK", 8)
+    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
+    monkeypatch.setattr(linear_module, "tiles", lambda *_: linear_module.Tiles(16, 64, 32, splits=1, warps=4))
     monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
 
 

@@ -49,4 +49,6 @@ def growth(work: Callable[[int], None], amount: int) -> Growth:
         traced = tracemalloc.get_traced_memory()[0] - traced_before
     finally:
         tracemalloc.stop()
-    return Growth(resident, traced)
+    grown = Growth(resident, traced)
+    print(f"after {amount:,}: {grown}")  # shown by `make test-long`
+    return grown
