@@ -21,6 +21,8 @@ EXTRAS = {
 }
 """Package → the extra of this project that installs it."""
 
+MEMORY_ADVICE = "free memory, or take shorter texts, fewer rows, a more compressed target or a smaller one"
+
 COMMANDS = (select, latency, generate, bench, throughput, profile, precisions, roofline, replay, report)
 
 
@@ -56,10 +58,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        said = (str(error).splitlines() or ["out of memory"])[0]
+        print(f"error: {said[:300]}: {MEMORY_ADVICE}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     return exit_code
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Whether it is Python's, torch's for a GPU (its type, without importing torch) or torch's for the host."""
+    kind = type(error).__name__
+    return isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _discard_output() -> None:

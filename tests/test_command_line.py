@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 
 import pytest
+import torch
 
-from runtime.__main__ import main
+from runtime.__main__ import MEMORY_ADVICE, main
 from runtime.decision import latency
 
 SIGNALS = ["--signals", "0.9", "0.82", "1.7", "0.55"]
@@ -144,3 +145,34 @@ def test_output_that_cannot_be_written_ends_without_a_traceback(place: str) -> N
     assert done.returncode in ((2,) if place == "/dev/full" else (0, 1, 141))
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    ],
+)
+def test_a_machine_without_memory_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("runtime.pair.target.load_target", fail)
+    assert run(["precisions", "--precision", "fp32", "--device", "cpu"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()  # the progress bar's are before it
+    assert line.startswith("error: ")
+    assert "memory" in line
+    assert line.endswith(MEMORY_ADVICE)
+
+
+def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("runtime.pair.target.load_target", fail)
+    with pytest.raises(RuntimeError, match="a defect"):
+        run(["precisions", "--precision", "fp32", "--device", "cpu"])

@@ -35,7 +35,14 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--precision", nargs="+", metavar="P", help="fp32, bf16, fp16, int8, nf4 (default: as generate)"
     )
-    parser.add_argument("--rows", nargs="+", type=whole_number(1), default=ROWS, metavar="N", help=f"default: {ROWS}")
+    parser.add_argument(
+        "--rows",
+        nargs="+",
+        type=whole_number(1),
+        default=ROWS,
+        metavar="N",
+        help=f"default: {' '.join(map(str, ROWS))}",
+    )
     parser.add_argument(
         "--policies", nargs="+", default=POLICIES, metavar="POLICY", help=f"{NAMES} (default: {' '.join(POLICIES)})"
     )
