@@ -55,7 +55,7 @@ def test_raising(
 
 
 @pytest.mark.parametrize("where", ["first", "later"])
-@pytest.mark.parametrize("answer", NONSENSE, ids=repr)
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: repr(answer).partition(" at ")[0])
 @pytest.mark.parametrize("loop", LOOPS)
 def test_nonsense(
     loop: str,
