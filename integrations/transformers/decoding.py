@@ -17,6 +17,7 @@ from transformers.generation import BaseStreamer, GenerateDecoderOnlyOutput, Gen
 from integrations.transformers.arguments import check_config, check_inputs, check_models, check_processors, refuse
 from integrations.transformers.choice import ProcessorChoice
 from integrations.transformers.ending import Ending
+from integrations.transformers.kept import greedy_backend, greedy_steps
 from integrations.transformers.policies import resolve_policy
 from runtime.errors import SpeckvError, TargetError
 from runtime.loop.generate import Step, speculate
@@ -105,14 +106,26 @@ def decode(
         pair = cached_pair(draft, model)
         choice = ProcessorChoice(logits_processor, not generation_config.do_sample, input_ids.device)
         ending = Ending(stopping_criteria, choice, generation_config)
-        chosen = resolve_policy(policy, draft, model)
-        tokens = _stream(_steps(pair, input_ids, chosen, choice, ending), streamer)
+        backend = (
+            greedy_backend(draft, model, ending, input_ids) if _plainly_greedy(choice, generation_config) else None
+        )
+        chosen = resolve_policy(policy, draft, model, backend.graphs if backend else None)
+        if backend and backend.graphs:
+            steps = greedy_steps(backend, chosen, input_ids, ending)
+        else:
+            steps = _steps(pair, input_ids, chosen, choice, ending)
+        tokens = _stream(steps, streamer)
     sequences = torch.cat([input_ids, torch.tensor([tokens], device=input_ids.device)], dim=-1)
     if not generation_config.return_dict_in_generate:
         return sequences
     return GenerateDecoderOnlyOutput(
         sequences=sequences, scores=ending.scores, logits=ending.logits, past_key_values=pair[1].cache
     )
+
+
+def _plainly_greedy(choice: ProcessorChoice, config: GenerationConfig) -> bool:
+    """Whether the tokens are the likeliest ones, and nothing but they is returned."""
+    return choice.greedy and not choice.processors and not config.return_dict_in_generate
 
 
 @contextmanager
@@ -134,12 +147,9 @@ def draw_seed(greedy: bool) -> int:
 def _steps(
     pair: tuple[CachedModel, CachedModel], input_ids: Tensor, policy: Policy, choice: ProcessorChoice, ending: Ending
 ) -> Iterator[Step]:
-    # `generate` looks at its criteria after a token, so it always writes one.
-    room = max(1, ending.max_length - input_ids.shape[1])
     prompt: Sequence[int] = input_ids[0].tolist()
-    return speculate(
-        *pair, prompt, policy, max_new_tokens=room, sampling=choice, stop=ending, seed=draw_seed(choice.greedy)
-    )
+    room, seed = ending.room(len(prompt)), draw_seed(choice.greedy)
+    return speculate(*pair, prompt, policy, max_new_tokens=room, sampling=choice, stop=ending, seed=seed)
 
 
 def _stream(steps: Iterator[Step], streamer: BaseStreamer | None) -> list[int]:

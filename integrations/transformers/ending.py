@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -32,19 +33,37 @@ class Ending:
         self.scores = () if config.return_dict_in_generate and config.output_scores else None
         self.logits = () if config.return_dict_in_generate and config.output_logits else None
 
+    def room(self, prompt: int) -> int:
+        """Return how many tokens may follow a prompt: one at least, since `generate` looks at its criteria after it."""
+        return max(1, self.max_length - prompt)
+
+    def of(self, criteria: StoppingCriteriaList) -> Ending:
+        """Return the same with fewer criteria, for a text of which nothing is recorded."""
+        fewer = copy.copy(self)
+        fewer.criteria = criteria
+        return fewer
+
     def __call__(self, context: Tensor, new: Sequence[int]) -> bool:
         """Return whether the text ends with the last of `new`, the step's tokens so far, after `context`."""
-        row = len(new) - 1
+        if self.scores is not None or self.logits is not None or not self.choice.greedy:
+            self._record(len(context), len(new) - 1)
+        device = self.choice.device
+        ids = torch.cat([context.to(device), torch.tensor(new, device=device)])[None]
+        return bool(self.criteria(ids, self.scores).all())
+
+    def _record(self, before: int, row: int) -> None:
+        """Keep what was asked for of the step's token number `row`, `before` tokens into the text.
+
+        Raises:
+            ValueError: if no token was possible there.
+        """
         processed = self.choice.processed[row : row + 1]
         if not self.choice.greedy and bool(processed.amax().isneginf()):
             raise ValueError(
-                f"the logits processors leave no token possible after {len(context) + row} tokens: relax one of them"
+                f"the logits processors leave no token possible after {before + row} tokens: relax one of them"
             )
         # Copies: the rows are views of a whole step's, and made in inference mode.
         if self.scores is not None:
             self.scores += (processed.clone(),)
         if self.logits is not None:
             self.logits += (self.choice.logits[row : row + 1].clone(),)
-        device = self.choice.device
-        ids = torch.cat([context.to(device), torch.tensor(new, device=device)])[None]
-        return bool(self.criteria(ids, self.scores).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
@@ -14,6 +15,9 @@ from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 from runtime.profile.start_up import timed_policies
 from runtime.profile.store import digest
 
+if TYPE_CHECKING:
+    from runtime.cuda.pair import GraphPair
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_POLICY = "adaptive"
@@ -21,13 +25,16 @@ SPLIT_DEFAULT_POLICY = "speckv"
 """Where the target's layers are split over processes: these would measure different times, and draft apart."""
 
 
-def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: PreTrainedModel) -> Policy:
+def resolve_policy(
+    policy: str | Policy | None, draft: PreTrainedModel, model: PreTrainedModel, graphs: GraphPair | None = None
+) -> Policy:
     """Return the policy that is meant.
 
     Args:
         policy: a name, an object, or None for the default: `DEFAULT_POLICY`, or `SPLIT_DEFAULT_POLICY`.
         draft: the loaded draft.
         model: the loaded target.
+        graphs: what the pair runs on, if not eagerly: its step times are the ones that count.
 
     Raises:
         SpeckvError: if there is none of that name, or it cannot work here, or the object is not a policy.
@@ -49,7 +56,7 @@ def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: P
     # The times need no tokenizer.
     target = Target(_shape(model), model, tokenizer=None)
     (chosen,) = timed_policies(
-        policy, 1, _shape(draft), draft, target, lambda: logger.info("measuring the pair's step times")
+        policy, 1, _shape(draft), draft, target, lambda: logger.info("measuring the pair's step times"), graphs
     )
     return chosen
 

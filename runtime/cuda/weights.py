@@ -100,6 +100,10 @@ def _check(model: PreTrainedModel, config: Any) -> None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in ROPE_TYPES:
         raise NotCoveredError(f"the rotary embedding is {rope['rope_type']}, which depends on the text's length")
+    for module in model.modules():  # what somebody has put around a layer's own forward pass would be left out
+        replaced = "forward" in vars(module) and not hasattr(module, "_hf_hook")
+        if replaced or module._forward_hooks or module._forward_pre_hooks:
+            raise NotCoveredError(f"a {type(module).__name__} of it has forward hooks")
     devices = {parameter.device for parameter in model.parameters()}
     if len(devices) > 1:
         raise NotCoveredError(f"the model lies on {len(devices)} devices")

@@ -11,6 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from runtime.errors import TargetError
+from runtime.loop.commit import Ends
 from runtime.loop.generate import Step, check_text, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
@@ -52,6 +53,7 @@ class Backend:
         max_new_tokens: int,
         sampling: Sampling | None = None,
         eos: Collection[int] = (),
+        stop: Ends | None = None,
         seed: int = 0,
     ) -> Iterator[Step]:
         """Generate; arguments, steps and errors are those of `speculate`."""
@@ -59,10 +61,10 @@ class Backend:
         scorers = cached_pair(self.draft, self.target)
         if self.graphs is None or not choice.greedy:
             return speculate(
-                *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, seed=seed
+                *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, stop=stop, seed=seed
             )
         check_text(*scorers, prompt, max_new_tokens)
-        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos), policy)
+        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos, stop), policy)
 
     def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy) -> Iterator[Step]:
         """Generate a text on graphs; where these fail, the plain loop takes it up."""
