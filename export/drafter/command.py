@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from export.drafter.students import Student, make_student
 from export.drafter.train import LEARNING_RATE, Trainer
 from export.package_folder import check_destination
 from runtime.commands.arguments import whole_number
-from runtime.errors import SpeckvError
+from runtime.errors import SpeckvError, printable
 from runtime.pair.drafter import dequantise, own_parts, quantise
 from runtime.prompts import read_prompts
+from runtime.terminal import open_console
 
 TEXT_SHARE = 0.15
 """Share of source code and documentation in the training tokens."""
@@ -44,7 +46,7 @@ def main(argv: list[str]) -> int:
         SpeckvError: on bad input, before anything is written.
     """
     options = parser().parse_args(argv)
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Stop().listening() as stop:
         try:
             results = run(options, console, stop)
@@ -193,13 +195,12 @@ def _folder(output: Path, layers: int) -> Path:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SpeckvError(f"--device {name}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SpeckvError(f"--device {name}: PyTorch sees no CUDA device here, use --device cpu")
-    return device
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", name):
+        raise SpeckvError(f"--device {name}: give auto, cpu, cuda or cuda:N")
+    number, found = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    if name != "cpu" and number >= found:
+        raise SpeckvError(f"--device {name}: PyTorch sees {found} CUDA devices here, numbered from 0: use another")
+    return torch.device(name)
 
 
 def _load_target(name: str, device: torch.device) -> tuple[PreTrainedModel, Any]:
@@ -266,5 +267,5 @@ def _print_table(results: list[dict[str, Any]]) -> None:
     for result in results:
         size = f"{result['bytes'] / 1e6:.1f}" + ("" if result["within_limit"] else f" (over {SIZE_LIMIT / 1e6:.0f})")
         shares = [f"{result['tasks'][task]:.3f}" for task in tasks]
-        table.add_row(str(result["layers"]), f"{result['agreement']:.3f}", *shares, size, result["folder"])
-    Console().print(table)
+        table.add_row(str(result["layers"]), f"{result['agreement']:.3f}", *shares, size, printable(result["folder"]))
+    open_console().print(table)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -26,6 +25,7 @@ from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
 from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times
 from runtime.replay.traces import Text
+from runtime.terminal import open_console
 
 EXAMPLE = """example:
   python -m export stopper --traces profiles/train/fp16.npz profiles/train/nf4.npz \\
@@ -122,7 +122,7 @@ def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
 def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
     """Yield a function that begins a part of so many pieces, and returns what to call after each."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=open_console(stderr=True)) as bar:
 
         def begin(part: str, pieces: int) -> Callable[[], None]:
             number = bar.add_task(part, total=pieces)
@@ -154,5 +154,5 @@ def _print_table(summary: dict[str, Any]) -> None:
     table.title = f"cross-validation in {FOLDS} folds; ratios to the best fixed gamma in hindsight"
     for line in measured_lines(performance):
         table.add_row(*line)
-    Console().print(table)
+    open_console().print(table)
     print(summary["folder"])

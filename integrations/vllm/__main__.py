@@ -15,6 +15,7 @@ from integrations.vllm.draft_folder import export_draft
 from integrations.vllm.plan import SCHEDULER, Entry, Plan, make_plan
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.errors import SpeckvError
+from runtime.terminal import open_console
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -83,10 +84,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _with_progress(options: argparse.Namespace) -> Plan:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:

@@ -15,6 +15,7 @@ from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 from runtime.prompts import Prompt, read_prompts
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.loop.backend import Backend
@@ -85,13 +86,13 @@ def _prepare(
 ) -> tuple[Target, list[list[int]], Backend, list[Policy]]:
     """Load the pair, encode the prompts, choose the loop and a policy for each of its rows; stderr says what is under
     way."""
-    from rich.console import Console
 
     from runtime.loop.backend import choose_backend
     from runtime.pair.draft import load_draft
     from runtime.pair.target import load_target
 
-    console = Console(stderr=True, quiet=not _speaks(options))
+    console = open_console(stderr=True)
+    console.quiet = not _speaks(options)
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     with console.status("loading the models") as status:
         target = load_target(options.target, options.target_precision, options.device, placement)
@@ -232,7 +233,6 @@ def _policies(
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     print()
@@ -247,4 +247,4 @@ def _print_statistics(statistics: Statistics, policy: str, precision: str, loop:
     table.add_row("acceptance rate", "nothing drafted" if rate is None else f"{rate:.1%}")
     histogram = "  ".join(f"{gamma}: {steps}" for gamma, steps in statistics.gamma_histogram.items())
     table.add_row("steps by gamma", histogram)
-    Console().print(table)
+    open_console().print(table)

@@ -13,6 +13,7 @@ from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_
 from runtime.machine import device_name
 from runtime.prompts import TASKS, read_prompts
 from runtime.rows import RowsFile
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.pair.target import Target
@@ -42,7 +43,6 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure each precision in turn and print the table."""
     kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
-    from rich.console import Console
     from rich.progress import track
 
     from runtime.pair.target import check_precision, load_target, resolve_device
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
         check_precision(precision)
     device = resolve_device(options.device)
     rows = []
-    for precision in track(options.precision, "precisions", console=Console(stderr=True)):
+    for precision in track(options.precision, "precisions", console=open_console(stderr=True)):
         rows.append(_measure(load_target(options.target, precision, device), options, device))
         if kept:
             kept.put(rows[-1])
@@ -80,7 +80,6 @@ def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[s
 
 
 def _print_table(rows: list[dict[str, Any]], device: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"milliseconds of one eager forward at context 300, {device_name(device)}")
@@ -91,4 +90,4 @@ def _print_table(rows: list[dict[str, Any]], device: str) -> None:
         times = (f"{ms:.1f}" for ms in row["target_ms"].values())
         quality = f"{row['agreement']:.1%}", f"{row['perplexity']:.2f}"
         table.add_row(row["precision"], f"{row['weight_bytes'] / 1e6:.0f}", f"{row['draft_ms']:.1f}", *times, *quality)
-    Console().print(table)
+    open_console().print(table)

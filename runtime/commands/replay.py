@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.commands.jobs import Job, add_replay_options, read_jobs, replay_progress
+from runtime.errors import printable
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.replay.comparison import Comparison
@@ -49,13 +51,10 @@ def _as_json(job: Job, comparison: Comparison, backend: str) -> dict[str, object
 
 def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     best = comparison.best_fixed
-    title = (
-        f"{job.traces.name}: {job.precision} target, {backend} step times; ratio to the best fixed gamma in hindsight"
-    )
+    title = f"{printable(job.traces.name)}: {job.precision} target, {backend} step times; ratio to the best fixed gamma in hindsight"
     caption = "best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     tasks = list(best)
@@ -72,4 +71,4 @@ def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
             f"{overall.mean_gamma:.2f}",
             f"{overall.policy_share:.2%}",
         )
-    Console().print(table)
+    open_console().print(table)

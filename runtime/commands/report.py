@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.commands.jobs import add_replay_options, read_jobs, replay_progress
+from runtime.errors import printable
 from runtime.machine import processor
 from runtime.policies.step_times import read_all_step_times
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.report.summary import Summary
@@ -92,11 +94,10 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _print_table(folder: Path, sizes: dict[str, int]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "bytes")
     table.columns[1].justify = "right"
     for name, size in sizes.items():
-        table.add_row(str(folder / name), f"{size:,}")
-    Console().print(table)
+        table.add_row(printable(str(folder / name)), f"{size:,}")
+    open_console().print(table)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.policies.registry import NAMES, TIMED, make_policy
 from runtime.prompts import Prompt, read_prompts
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.bench.throughput import Load, Measurement
@@ -63,7 +64,6 @@ def run(options: argparse.Namespace) -> int:
         if name not in TIMED:
             make_policy(name, "fp16")  # refuses a wrong name before any model is loaded
     prompts = read_prompts(options.prompts)
-    from rich.console import Console
     from rich.progress import Progress
 
     from runtime.bench.environment import environment
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     machine = environment(device)
     found: list[Measurement] = []
     try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=open_console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=len(precisions) * len(load.rows) * len(load.policies))
             for precision in precisions:
                 for measurement in measure(load, precision, lambda what: bar.update(task, description=what)):
@@ -124,7 +124,6 @@ def _settings(load: Load) -> dict[str, object]:
 
 
 def _print_tables(found: list[Measurement], load: Load) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     for precision in dict.fromkeys(measurement.precision for measurement in found):
@@ -142,4 +141,4 @@ def _print_tables(found: list[Measurement], load: Load) -> None:
                 f"{min(m.agreement for m in done):.1%}",
                 "–" if memory is None else f"{memory / 1e6:.0f}",
             )
-        Console().print(table)
+        open_console().print(table)

@@ -73,6 +73,9 @@ def test_from_prompts_to_packages(
         (["--minutes", "0"], "--minutes 0.0: give a number above 0"),
         (["--target", "/nowhere/at-all"], "--target /nowhere/at-all cannot be loaded"),
         (["--device", "quantum"], "--device quantum"),
+        (["--device", "meta"], "--device meta: give auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "CUDA devices here, numbered from 0"),
+        (["--device", "cuda:99999999999999"], "give auto, cpu"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], change: list[str], message: str) -> None:

@@ -75,3 +75,18 @@ def test_bad_input_is_one_line(
     assert said in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", ["fp16[bold]x.npz", "fp16_[#x].npz", "fp16_:bomb:.npz"])
+def test_a_file_of_any_name_is_shown_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (folder / "pair_fp16.npz").rename(folder / name)
+    assert run(folder, [name], "--policies", "none") == 0
+    assert name in capsys.readouterr().out
+
+
+def test_a_name_does_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "pair_fp16.npz").rename(folder / "fp16_\x1b[31m.npz")
+    assert run(folder, ["fp16_\x1b[31m.npz"], "--policies", "none") == 0
+    output = capsys.readouterr().out
+    assert "fp16_\\x1b[31m.npz" in output
+    assert "\x1b" not in output

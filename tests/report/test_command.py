@@ -246,3 +246,11 @@ def test_a_reliability_curve_is_drawn_where_a_package_holds_one(
 def test_fixed_gammas_alone_make_a_report(inputs: Path, tmp_path: Path) -> None:
     assert run(inputs, tmp_path / "new", "--policies", "none", traces=["pair_fp16.npz"]) == 0
     assert "the fastest rule here" not in (tmp_path / "new" / "report.html").read_text("utf-8")
+
+
+def test_a_folder_of_any_name_is_shown_as_it_is(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(inputs, Path("d[/b]"), traces=["pair_fp16.npz"]) == 0
+    assert "d[/b]/report.html" in capsys.readouterr().out
