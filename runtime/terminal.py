@@ -15,7 +15,7 @@ def open_missing() -> None:
     """Let a process that was started without one of them (`>&-`) write to it all the same: nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  (for the whole process)
 
 
 def discard_output() -> None:

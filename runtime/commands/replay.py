@@ -54,7 +54,8 @@ def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
     from rich.table import Table
 
     best = comparison.best_fixed
-    title = f"{printable(job.traces.name)}: {job.precision} target, {backend} step times; ratio to the best fixed gamma in hindsight"
+    title = f"{printable(job.traces.name)}: {job.precision} target, {backend} step times; "
+    title += "ratio to the best fixed gamma in hindsight"
     caption = "best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best)
     table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
     tasks = list(best)

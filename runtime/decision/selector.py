@@ -231,7 +231,8 @@ def check_candidates(candidates: Sequence[int]) -> NDArray[np.int64]:
     good = lengths.ndim == 1 and len(lengths) and lengths.dtype.kind in "iu"
     if not good or not ((lengths >= 0) & (lengths <= LONGEST_CANDIDATE)).all():
         raise SpeckvError(
-            f"candidates is {_shown(candidates)}: it must be one or more whole numbers of tokens, 0 to {LONGEST_CANDIDATE}"
+            f"candidates is {_shown(candidates)}: it must be one or more whole numbers of tokens, at most "
+            f"{LONGEST_CANDIDATE}"
         )
     return lengths.astype(np.int64)
 
