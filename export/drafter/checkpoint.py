@@ -13,6 +13,7 @@ import torch
 
 from export.drafter.students import Student
 from runtime.errors import SpeckvError
+from runtime.files import replacing_file
 
 
 @dataclass
@@ -31,15 +32,14 @@ class Position:
 
 def save_checkpoint(path: Path, settings: dict[str, Any], position: Position, students: list[Student]) -> None:
     """Write everything at once or not at all."""
-    partial = path.with_name(path.name + ".tmp")
     state = {
         "settings": settings,
         "position": asdict(position),
         "weights": [student.own.state_dict() for student in students],
         "optimizers": [student.optimizer.state_dict() for student in students],
     }
-    torch.save(state, partial)
-    partial.replace(path)
+    with replacing_file(path, f"{path.name}.tmp") as partial:
+        torch.save(state, partial)
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any], students: list[Student]) -> Position:

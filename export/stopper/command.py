@@ -20,7 +20,7 @@ from export.stopper.dataset import WALKS, Traces, folds, training_rows
 from export.stopper.evaluation import FOLDS, SIGNALS, Replayed, Validation, cross_validate
 from export.stopper.fit import fit
 from export.stopper.package import FILES, check_parity, package_files
-from runtime.commands.arguments import whole_number
+from runtime.commands.arguments import LARGEST_SEED, whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
 from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times
@@ -41,8 +41,6 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     folder: Path = options.output.resolve()
     check_destination(folder, STOPPER_NAME, FILES)
-    if options.seed >= 2**63:
-        raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
     files = [Traces.read(path) for path in options.traces]
     replayed = list(_replayed(files, options.step_times))
     _check_texts([text for traces in files for text in traces.texts])
@@ -143,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help=f"the package folder to write or replace (shipped: models/{STOPPER_NAME})")  # fmt: skip
-    parser.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
+    parser.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=42, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
     return parser
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.contract import PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
+from runtime.files import check_writable
 from runtime.prompts import read_prompts
 from runtime.terminal import open_console
 
@@ -48,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         raise SpeckvError(
             f"--gammas {max(options.gammas)}: a trace looks {LOOKAHEAD} tokens ahead, choose at most that"
         )
+    check_writable(options.output, "give another --output")
     plan = Plan(
         draft=options.draft,
         target=options.target,

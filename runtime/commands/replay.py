@@ -57,11 +57,14 @@ def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
     title = f"{printable(job.traces.name)}: {job.precision} target, {backend} step times; "
     title += "ratio to the best fixed gamma in hindsight"
     caption = "best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best)
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)  # fits 80 columns
     tasks = list(best)
     table.add_column("policy", no_wrap=True)
-    for column in ("tok/s", *tasks, "tokens per step", "mean gamma", "policy's time"):
-        table.add_column(column, justify="right")
+    table.add_column("tok/s", justify="right", no_wrap=True)
+    for task in tasks:
+        table.add_column(task, justify="right", overflow="fold", min_width=5)
+    for column in ("tokens\nper\nstep", "mean\ngamma", "policy's\ntime"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, scores in comparison.scores.items():
         overall = scores[tasks[0]]
         table.add_row(

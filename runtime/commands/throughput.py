@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from runtime.bench.throughput import Load, Measurement
 
 ROWS = (1, 4, 16, 64)
+MOST_TEXTS = 2**16
+"""What each gave is kept until all have ended."""
 POLICIES = ("none", "fixed:3", "adaptive")
 
 
@@ -39,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--rows",
         nargs="+",
-        type=whole_number(1),
+        type=whole_number(1, MOST_TEXTS),
         default=ROWS,
         metavar="N",
         help=f"default: {' '.join(map(str, ROWS))}",
@@ -50,7 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--prompts", type=Path, metavar="JSONL", help='lines {"task": …, "prompt": …}')
     parser.add_argument(
         "--texts",
-        type=whole_number(1),
+        type=whole_number(1, MOST_TEXTS),
         metavar="N",
         help="prompts in turn, all at every --rows (default: twice the most)",
     )
@@ -127,18 +129,24 @@ def _print_tables(found: list[Measurement], load: Load) -> None:
     from rich.table import Table
 
     for precision in dict.fromkeys(measurement.precision for measurement in found):
-        own = {(m.rows, m.policy): m for m in found if m.precision == precision}
-        table = Table(title=f"{precision} target: tok/s of {len(load.prompts)} texts (times the first line's)")
-        for column in ("rows", *load.policies, "agree", "MB"):
+        table = Table(
+            title=f"{precision} target: tok/s of {len(load.prompts)} texts (times its own at the fewest rows)"
+        )
+        table.add_column("policy", no_wrap=True)
+        for column in ("rows", "tok/s", "agree", "MB"):
             table.add_column(column, justify="right")
-        for rows in dict.fromkeys(rows for rows, _ in own):
-            line = [own.get((rows, policy)) for policy in load.policies]
-            done = [m for m in line if m]
-            memory = done[-1].peak_memory_bytes
-            table.add_row(
-                str(rows),
-                *(f"{m.tokens_per_second:.1f} ({m.ratio:.2f})" if m else "–" for m in line),
-                f"{min(m.agreement for m in done):.1%}",
-                "–" if memory is None else f"{memory / 1e6:.0f}",
-            )
+        for measurement in found:
+            if measurement.precision == precision:
+                table.add_row(*_cells(measurement))
         open_console().print(table)
+
+
+def _cells(measurement: Measurement) -> tuple[str, ...]:
+    memory = measurement.peak_memory_bytes
+    return (
+        measurement.policy,
+        str(measurement.rows),
+        f"{measurement.tokens_per_second:.1f} ({measurement.ratio:.2f})",
+        f"{measurement.agreement:.1%}",
+        "–" if memory is None else f"{memory / 1e6:.0f}",
+    )

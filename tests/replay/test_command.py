@@ -90,3 +90,19 @@ def test_a_name_does_not_steer_the_terminal(folder: Path, capsys: pytest.Capture
     output = capsys.readouterr().out
     assert "fp16_\\x1b[31m.npz" in output
     assert "\x1b" not in output
+
+
+def test_the_table_of_four_tasks_fits_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with np.load(folder / "int8.npz") as arrays:
+        rollouts = arrays["0_code"]
+    tasks = ("code", "math", "chat", "summarization")
+    np.savez(folder / "four_fp16.npz", **{f"{i}_{task}": rollouts for i, task in enumerate(tasks)})
+    assert run(folder, ["four_fp16.npz"], "--policies", "moving-average", "none") == 0
+    output = capsys.readouterr().out
+    assert "…" not in output
+    words = output.split()
+    assert {"overall", "code", "math", "chat", "tokens", "per", "step", "mean", "gamma", "policy's", "time"} <= {*words}
+    assert max(map(len, output.splitlines())) <= 80
