@@ -75,7 +75,7 @@ def make_policy(name: str, compression: str | int, times: StepTimes | None = Non
 def _length(name: str, digits: str) -> int:
     length = int(digits.lstrip("0")[:10] or 0)  # Python reads no number of thousands of digits
     if length > Guarded.LONGEST:
-        raise SpeckvError(f"policy '{name}': a step drafts at most {Guarded.LONGEST} tokens")
+        raise SpeckvError(f"policy '{name:.40}': a step drafts at most {Guarded.LONGEST} tokens, choose fewer")
     return length
 
 
