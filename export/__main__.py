@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from export.readme import main as write_readme
-from runtime.errors import SpeckvError
+from runtime.errors import SpeckvError, refused
+from runtime.terminal import discard_output, open_missing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,20 +14,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0 done, 1 parity failed, 2 bad input, 74 standard output cannot be written, 130 interrupted, 141 closed pipe.
     """
+    open_missing()
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         try:
             return _run(arguments)
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()  # here, where a failure has an exit code of its own
+            sys.stdout.flush()  # here, where a failure has an exit code of its own
     except BrokenPipeError:
-        _discard_output()
+        discard_output()
         return 141
     except OSError as error:
         if error.filename is not None:  # about a file, not about standard output
-            raise
-        _discard_output()
+            print(f"error: {refused(error)}", file=sys.stderr)
+            return 2
+        discard_output()
         print(f"error: cannot write to standard output: {error.strerror or error}", file=sys.stderr)
         return 74
 
@@ -40,7 +40,7 @@ def _run(arguments: list[str]) -> int:
         if arguments[:1] == ["stopper"]:
             return _run_stopper(arguments[1:])
         if arguments[:1] == ["readme"]:
-            return write_readme(arguments[1:])
+            return _run_readme(arguments[1:])
         if arguments[:1] == ["vectors"]:
             return _run_vectors(arguments[1:])
         return _run_predictor(arguments)
@@ -52,9 +52,13 @@ def _run(arguments: list[str]) -> int:
         return 130
 
 
-def _discard_output() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+# Each is imported when it is run, where Ctrl-C is caught and a missing package has an answer.
+
+
+def _run_readme(arguments: list[str]) -> int:
+    from export.readme import main as write_readme
+
+    return write_readme(arguments)
 
 
 def _run_predictor(arguments: list[str]) -> int:
@@ -74,7 +78,6 @@ def _run_vectors(arguments: list[str]) -> int:
 
 
 def _run_drafter(arguments: list[str]) -> int:
-    # Imported here: the drafter needs torch, which the predictor export must not wait for.
     try:
         from export.drafter.command import main as export_drafter
     except ModuleNotFoundError as error:

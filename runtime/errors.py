@@ -1,5 +1,9 @@
 """What a user's own input, files and models can cause."""
 
+from __future__ import annotations
+
+import errno
+
 LONGEST = 2000
 """Characters of a message: what a file says of itself may be any length."""
 
@@ -12,9 +16,20 @@ class SpeckvError(Exception):
 
     def __init__(self, message: str) -> None:
         # Names and texts out of files come along: none may begin a line, steer a terminal or be no text at all.
-        shown = message if len(message) <= LONGEST else f"{message[:LONGEST]}…"
-        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown))
+        super().__init__(printable(message if len(message) <= LONGEST else f"{message[:LONGEST]}…"))
 
 
 class TargetError(SpeckvError):
     """The target failed in the midst of a text; its own exception is the cause. What was generated before stands."""
+
+
+def printable(text: str) -> str:
+    """Return a text with its control characters, and what is no text, as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def refused(error: OSError) -> SpeckvError:
+    """Return what the system refused: the file where it names one, its reason, the next step."""
+    place = "" if error.filename is None else f"{error.filename}: "
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return SpeckvError(f"{place}{error.strerror or error}: {'free space, or ' if full else ''}choose another place")

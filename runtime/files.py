@@ -1,9 +1,12 @@
-"""Files from outside: read whole, within a bound, so that none costs more memory than it is worth."""
+"""Files from outside, read whole within a bound, so that none costs more memory than it is worth; and files written."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,49 @@ def read_within(path: Path, most: int, advice: str) -> bytes:
     if len(data) > most:
         raise SpeckvError(f"{path} is larger than {most / 2**20:g} MB: {advice}")
     return data
+
+
+def check_writable(folder: Path, advice: str) -> None:
+    """Refuse a folder that cannot be made, or written in, before anything is computed for it.
+
+    Args:
+        folder: to write in; where it is not there yet, a file is tried in the nearest folder above it.
+        advice: the next step of the error.
+
+    Raises:
+        SpeckvError: naming what is in the way.
+    """
+    place = folder
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        tempfile.TemporaryFile(dir=place).close()
+    except OSError as error:
+        raise SpeckvError(f"nothing can be written in {folder} ({place}: {error.strerror}): {advice}") from None
+
+
+@contextlib.contextmanager
+def replacing_file(path: Path, unfinished: str) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; that file then takes the place of `path`, or, on an error, goes.
+
+    Args:
+        path: of the file to write.
+        unfinished: name of the file until then.
+
+    Raises:
+        OSError: naming `path`; one that comes from writing names no file.
+    """
+    beside = path.with_name(unfinished)
+    try:
+        yield beside
+        beside.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(beside)):
+            error.filename = str(path)
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def read_object(path: Path, advice: str) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -71,6 +73,16 @@ def test_select_prints_a_table_with_the_choice(capsys: pytest.CaptureFixture[str
         ["generate", "--prompts", "no/such/file.jsonl"],
         ["generate", "--prompts", "no/such/file.jsonl", "--rows", "0"],
         ["throughput", "--rows", "0"],
+        ["throughput", "--rows", "99999999999999999999"],
+        ["throughput", "--texts", "99999999999"],
+        ["throughput", "--rows", str(2**31 - 1)],
+        ["latency", "--rounds", str(2**31)],
+        ["select", *SIGNALS, "--candidates", "9" * 5000],
+        ["generate", "hello", "--temperature", "1e-300"],
+        ["generate", "hello", "--policy", "fixed:99999999999999999999"],
+        ["generate", "hello", "--policy", "fixed:" + "9" * 5000],
+        ["generate", "hello", "--seed", "7"],
+        ["generate", "hello", "--device", "cpu", "--device-map", "auto"],
         ["throughput", "--policies", "magic"],
         ["throughput", "--precision", "int3"],
         ["throughput", "--prompts", "no/such/file.jsonl"],
@@ -182,3 +194,61 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_signals_in_another_order_are_refused(signals: str, mixed: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["select", "--signals", *signals.split(), "--compression", "nf4"]) == 2
     assert mixed in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stream", ["1", "2"])
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_stream_that_is_missing_is_no_error(form: list[str], stream: str) -> None:
+    command = f"{sys.executable} -m runtime select {' '.join(SIGNALS + form)} {stream}>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert bool(done.stdout) == (stream == "2")
+
+
+def test_an_error_without_standard_error_does_not_go_to_standard_output() -> None:
+    command = f"{sys.executable} -m runtime select {' '.join(SIGNALS)} --candidates 99999999 2>&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+INTERRUPTED_IMPORT = """
+import runpy, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "{module}":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+sys.argv[1:] = {arguments}
+runpy.run_module("{program}", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "module", "arguments"),
+    [
+        ("runtime", "numpy", ["select", *SIGNALS]),
+        ("runtime", "runtime.commands.bench", ["select", *SIGNALS]),
+        ("runtime", "torch", ["precisions"]),
+        ("export", "numpy", []),
+        ("export", "export.readme", ["readme"]),
+        ("export", "torch", ["drafter"]),
+    ],
+)
+def test_an_interrupt_during_the_imports_is_one_word(program: str, module: str, arguments: list[str]) -> None:
+    code = INTERRUPTED_IMPORT.format(program=program, module=module, arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_what_the_system_refuses_is_said_with_its_file(
+    number: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "their\nfolder/x")
+
+    monkeypatch.setattr("runtime.pair.target.load_target", fail)
+    assert run(["precisions", "--precision", "fp32", "--device", "cpu"]) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    advice = "free space, or choose another place" if number == errno.ENOSPC else "choose another place"
+    assert line == f"error: their\\nfolder/x: {os.strerror(number)}: {advice}"

@@ -13,6 +13,7 @@ import torch
 
 from export.drafter.students import Student
 from runtime.errors import SpeckvError
+from runtime.files import replacing_file
 
 
 @dataclass
@@ -30,16 +31,22 @@ class Position:
 
 
 def save_checkpoint(path: Path, settings: dict[str, Any], position: Position, students: list[Student]) -> None:
-    """Write everything at once or not at all."""
-    partial = path.with_name(path.name + ".tmp")
+    """Write everything at once or not at all.
+
+    Raises:
+        OSError: naming the file.
+    """
     state = {
         "settings": settings,
         "position": asdict(position),
         "weights": [student.own.state_dict() for student in students],
         "optimizers": [student.optimizer.state_dict() for student in students],
     }
-    torch.save(state, partial)
-    partial.replace(path)
+    with replacing_file(path, f"{path.name}.tmp") as partial, partial.open("wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch trips over what it has not written because the disk is full
+            raise error.__context__ if isinstance(error.__context__, OSError) else error
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any], students: list[Student]) -> Position:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,15 @@ from export.drafter.corpus import Collator, Documents, machine_text
 from export.drafter.package import FILES, PACKAGE_NAME, SIZE_LIMIT, Origin, write_package
 from export.drafter.shared_file import make_once
 from export.drafter.states import target_states
-from export.drafter.students import Student, make_student
+from export.drafter.students import Student, make_student, source_layers
 from export.drafter.train import LEARNING_RATE, Trainer
 from export.package_folder import check_destination
-from runtime.commands.arguments import whole_number
-from runtime.errors import SpeckvError
+from runtime.commands.arguments import LARGEST_SEED, whole_number
+from runtime.errors import SpeckvError, printable
+from runtime.files import check_writable
 from runtime.pair.drafter import dequantise, own_parts, quantise
 from runtime.prompts import read_prompts
+from runtime.terminal import open_console
 
 TEXT_SHARE = 0.15
 """Share of source code and documentation in the training tokens."""
@@ -44,7 +47,7 @@ def main(argv: list[str]) -> int:
         SpeckvError: on bad input, before anything is written.
     """
     options = parser().parse_args(argv)
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Stop().listening() as stop:
         try:
             results = run(options, console, stop)
@@ -71,14 +74,18 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--work", type=Path, required=True, help="generated text and checkpoints, to resume from and to share"
     )
-    result.add_argument("--layers", type=int, nargs="+", default=[2, 4, 6], help="candidates, trained side by side")
+    result.add_argument(
+        "--layers", type=whole_number(1), nargs="+", default=[2, 4, 6], help="candidates, trained side by side"
+    )
     result.add_argument("--minutes", type=float, required=True, help="time budget of the training")
     result.add_argument(
         "--generate-minutes", type=float, default=2.0, help="time budget of the target's answers, summed over processes"
     )
-    result.add_argument("--prompts", type=int, default=32_000, help="number of composed prompts (default 32000)")
-    result.add_argument("--batch-tokens", type=int, default=32_768, help="tokens per step (default 32768)")
-    result.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
+    result.add_argument(
+        "--prompts", type=whole_number(1), default=32_000, help="number of composed prompts (default 32000)"
+    )
+    result.add_argument("--batch-tokens", type=whole_number(1), default=32_768, help="tokens per step (default 32768)")
+    result.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=42, metavar="N")
     result.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     result.add_argument("--json", action="store_true", help="print the results as JSON on stdout")
     return result
@@ -88,6 +95,8 @@ def run(options: argparse.Namespace, console: Console, stop: Stop) -> list[dict[
     """Generate, train, measure, package; return one result per candidate."""
     _check(options)
     target, tokenizer = _load_target(options.target, _device(options.device))
+    for layers in options.layers:
+        source_layers(layers, target.config.num_hidden_layers)  # refuses too many before the hours of training
     options.work.mkdir(parents=True, exist_ok=True)
     with _progress(console) as progress:
         documents = _training_text(options, target, tokenizer, progress, stop)
@@ -175,13 +184,13 @@ def _training_text(
 
 
 def _check(options: argparse.Namespace) -> None:
-    for name in ("minutes", "generate_minutes", "prompts", "batch_tokens"):
+    for name in ("minutes", "generate_minutes"):
         if not getattr(options, name) > 0:
             raise SpeckvError(f"--{name.replace('_', '-')} {getattr(options, name)}: give a number above 0")
     if len(set(options.layers)) < len(options.layers):
         raise SpeckvError(f"--layers {' '.join(map(str, options.layers))}: a number is given twice")
-    if options.seed >= 2**62:
-        raise SpeckvError(f"--seed {options.seed}: it must be below 2^62")
+    check_writable(options.work, "give another --work")
+    check_writable(options.output, "give another --output")
     for layers in options.layers:
         check_destination(_folder(options.output, layers), PACKAGE_NAME, FILES)
 
@@ -193,13 +202,12 @@ def _folder(output: Path, layers: int) -> Path:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise SpeckvError(f"--device {name}: give auto, cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SpeckvError(f"--device {name}: PyTorch sees no CUDA device here, use --device cpu")
-    return device
+    if not re.fullmatch(r"cpu|cuda(:[0-9]{1,2})?", name):
+        raise SpeckvError(f"--device {name}: give auto, cpu, cuda or cuda:N")
+    number, found = int(name.partition(":")[2] or 0), torch.cuda.device_count()
+    if name != "cpu" and number >= found:
+        raise SpeckvError(f"--device {name}: PyTorch sees {found} CUDA devices here, numbered from 0: use another")
+    return torch.device(name)
 
 
 def _load_target(name: str, device: torch.device) -> tuple[PreTrainedModel, Any]:
@@ -266,5 +274,5 @@ def _print_table(results: list[dict[str, Any]]) -> None:
     for result in results:
         size = f"{result['bytes'] / 1e6:.1f}" + ("" if result["within_limit"] else f" (over {SIZE_LIMIT / 1e6:.0f})")
         shares = [f"{result['tasks'][task]:.3f}" for task in tasks]
-        table.add_row(str(result["layers"]), f"{result['agreement']:.3f}", *shares, size, result["folder"])
-    Console().print(table)
+        table.add_row(str(result["layers"]), f"{result['agreement']:.3f}", *shares, size, printable(result["folder"]))
+    open_console().print(table)

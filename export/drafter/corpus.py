@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.errors import SpeckvError
+from runtime.files import replacing_file
 from runtime.npz import read_npz
 
 Ints = NDArray[np.int64]
@@ -49,9 +50,8 @@ class Documents:
 
     def save(self, path: Path, **extra: float) -> None:
         """Write to `path` (npz) at once or not at all, with `extra` numbers beside the arrays."""
-        partial = path.with_name(path.name + ".tmp.npz")
-        np.savez(partial, tokens=self.tokens, lengths=self.lengths, prompts=self.prompts, **extra)  # type: ignore[arg-type]
-        partial.replace(path)
+        with replacing_file(path, f"{path.name}.tmp.npz") as partial:
+            np.savez(partial, tokens=self.tokens, lengths=self.lengths, prompts=self.prompts, **extra)  # type: ignore[arg-type]
 
     @staticmethod
     def load(path: Path) -> Documents:

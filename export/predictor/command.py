@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from export.onnx_file import DEFAULT_OPSET, OPSETS, check_opset
@@ -25,6 +24,7 @@ from export.predictor.weights import Floats, read_weights
 from runtime.artifacts import MODELS
 from runtime.contract import PACKAGE_NAME, PICKLE_FILE
 from runtime.errors import SpeckvError
+from runtime.terminal import open_console
 
 PICKLE_PROTOCOL = 4
 SHIPPED = MODELS / PACKAGE_NAME
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> int:
     if arguments.json:
         print(json.dumps(written, indent=2))
     else:
-        console = Console()
+        console = open_console()
         with console.capture() as tables:  # rich would turn a closed pipe into exit code 1, which means parity
             print_tables(console, written, known)
         print(tables.get(), end="")
@@ -106,7 +106,7 @@ def _refit(paths: list[Path], begin: Callable[[str], None]) -> tuple[PickledRegr
 def _progress(parts: int) -> Iterator[Callable[[str], None]]:
     """Yield a function that names the part that begins, on a progress bar on stderr."""
     columns = TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("reading", total=parts + 1)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from export.predictor.contents import Figures
 from export.predictor.parity import TOLERANCE, Parity
+from runtime.errors import printable
 
 
 def summary(folder: Path, files: dict[str, bytes], parity: Parity, refit: Figures | None) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def print_tables(console: Console, values: dict[str, Any], known: bool) -> None:
         console.print(
             "How well this pickle predicts is not known: its card says so. `--records` measures it.", soft_wrap=True
         )
-    files = Table("file", "bytes", "sha256", title=values["output"], title_justify="left")
+    files = Table("file", "bytes", "sha256", title=printable(values["output"]), title_justify="left")
     for file in values["files"]:
         files.add_row(file["name"], f"{file['size']:,}", file["sha256"][:16])
     console.print(files)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -21,11 +20,12 @@ from export.stopper.dataset import WALKS, Traces, folds, training_rows
 from export.stopper.evaluation import FOLDS, SIGNALS, Replayed, Validation, cross_validate
 from export.stopper.fit import fit
 from export.stopper.package import FILES, check_parity, package_files
-from runtime.commands.arguments import whole_number
+from runtime.commands.arguments import LARGEST_SEED, whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
 from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times
 from runtime.replay.traces import Text
+from runtime.terminal import open_console
 
 EXAMPLE = """example:
   python -m export stopper --traces profiles/train/fp16.npz profiles/train/nf4.npz \\
@@ -41,8 +41,6 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     folder: Path = options.output.resolve()
     check_destination(folder, STOPPER_NAME, FILES)
-    if options.seed >= 2**63:
-        raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
     files = [Traces.read(path) for path in options.traces]
     replayed = list(_replayed(files, options.step_times))
     _check_texts([text for traces in files for text in traces.texts])
@@ -122,7 +120,7 @@ def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
 def _progress() -> Iterator[Callable[[str, int], Callable[[], None]]]:
     """Yield a function that begins a part of so many pieces, and returns what to call after each."""
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=open_console(stderr=True)) as bar:
 
         def begin(part: str, pieces: int) -> Callable[[], None]:
             number = bar.add_task(part, total=pieces)
@@ -143,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="for the replays that validate")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR",
                         help=f"the package folder to write or replace (shipped: models/{STOPPER_NAME})")  # fmt: skip
-    parser.add_argument("--seed", type=whole_number(0), default=42, metavar="N")
+    parser.add_argument("--seed", type=whole_number(0, LARGEST_SEED), default=42, metavar="N")
     parser.add_argument("--json", action="store_true", help="print one JSON summary on stdout instead of a table")
     return parser
 
@@ -154,5 +152,5 @@ def _print_table(summary: dict[str, Any]) -> None:
     table.title = f"cross-validation in {FOLDS} folds; ratios to the best fixed gamma in hindsight"
     for line in measured_lines(performance):
         table.add_row(*line)
-    Console().print(table)
+    open_console().print(table)
     print(summary["folder"])

@@ -14,7 +14,8 @@ from typing import Any
 from integrations.vllm.draft_folder import export_draft
 from integrations.vllm.plan import SCHEDULER, Entry, Plan, make_plan
 from runtime.commands.arguments import Subparsers, add_command
-from runtime.errors import SpeckvError
+from runtime.errors import SpeckvError, refused
+from runtime.terminal import open_console
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -35,8 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if (error.name or "").partition(".")[0] not in ("torch", "transformers", "accelerate", "safetensors"):
             raise
         print(f"error: this command needs '{error.name}': pip install 'speckv[loop]'", file=sys.stderr)
-    except (SpeckvError, OSError) as error:
+    except SpeckvError as error:
         print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {refused(error)}", file=sys.stderr)
     return 2
 
 
@@ -83,10 +86,9 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _with_progress(options: argparse.Namespace) -> Plan:
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = open_console(stderr=True)
     with Progress(
         TextColumn("{task.description}"), BarColumn(), console=console, transient=True, disable=not console.is_terminal
     ) as bar:

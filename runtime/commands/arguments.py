@@ -8,6 +8,10 @@ from typing import Any
 
 Subparsers = Any  # argparse's own type for it is private
 
+LARGEST = 2**31 - 1
+"""Of the numbers that count something."""
+LARGEST_SEED = 2**62 - 1
+
 
 def add_command(
     subparsers: Subparsers, name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str
@@ -33,8 +37,8 @@ def add_pair(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where there is one")
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """Return an argparse type: a whole number of at least `least`."""
+def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
+    """Return an argparse type: a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
         try:
@@ -43,6 +47,8 @@ def whole_number(least: int) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
         if value < least:
             raise argparse.ArgumentTypeError(f"{value} is below {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is above {most}")
         return value
 
     return parse

@@ -16,6 +16,7 @@ from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_
 from runtime.policies.registry import NAMES, TIMED, make_policy
 from runtime.prompts import first_of_each_task, read_prompts
 from runtime.rows import RowsFile
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.bench.bench import Comparison
@@ -106,7 +107,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(plan: Plan, precision: str, kept: RowsFile | None, silent: bool) -> dict[str, object]:
     """Compare in one precision, keep and print it; return its row."""
-    from rich.console import Console
 
     from runtime.bench.bench import Progress, bench
     from runtime.bench.environment import environment, load_average
@@ -125,7 +125,7 @@ def _compare(plan: Plan, precision: str, kept: RowsFile | None, silent: bool) ->
         comparison = bench(plan, precision, Progress(announce, advance, keep))
     keep(comparison)
     if not silent:
-        print_comparison(comparison, Console())
+        print_comparison(comparison, open_console())
     return row(comparison)
 
 
@@ -162,11 +162,10 @@ def _ended_like_an_interrupt() -> Iterator[None]:
 @contextmanager
 def _progress(precision: str) -> Iterator[tuple[Callable[[str, int | None], None], Callable[[], None]]]:
     """Yield what `bench` tells of: what begins and every run; shown as a bar on stderr."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
         task = bar.add_task(precision, total=None)
         yield (
             lambda what, runs: bar.update(task, total=runs, description=f"{precision}: {what}"),

@@ -11,15 +11,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
+from runtime.commands.arguments import LARGEST_SEED, Subparsers, add_command, add_pair, whole_number
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, TIMED, UNTIMED_NAMES, make_policy
 from runtime.prompts import Prompt, read_prompts
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.loop.backend import Backend
     from runtime.loop.generate import Step
     from runtime.loop.sampling import Sampling
+    from runtime.loop.scorer import Scorer
     from runtime.loop.statistics import Statistics
     from runtime.pair.target import Target
     from runtime.policies.policy import Policy
@@ -56,7 +58,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--top-k", type=whole_number(0), default=0, metavar="K", help="0 (the default) keeps all tokens"
     )
     parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    parser.add_argument("--seed", type=whole_number(0), default=0, metavar="N")
+    parser.add_argument("--seed", type=whole_number(0, LARGEST_SEED), metavar="N", help="of what is drawn (default: 0)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -70,9 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
     check_draft(options.draft, options.target)
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
-    target, encoded, backend, policies = _prepare(
-        options, [prompt.text for prompt in prompts] or [options.prompt], sampling
-    )
+    target, encoded, backend, policies = _prepare(options, prompts, sampling)
     if prompts:
         _generate_all(options, prompts, encoded, target, backend, policies, sampling)
     else:
@@ -81,25 +81,27 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _prepare(
-    options: argparse.Namespace, texts: Sequence[str], sampling: Sampling
+    options: argparse.Namespace, prompts: Sequence[Prompt], sampling: Sampling
 ) -> tuple[Target, list[list[int]], Backend, list[Policy]]:
     """Load the pair, encode the prompts, choose the loop and a policy for each of its rows; stderr says what is under
     way."""
-    from rich.console import Console
 
     from runtime.loop.backend import choose_backend
+    from runtime.loop.scorer import cached_pair
     from runtime.pair.draft import load_draft
     from runtime.pair.target import load_target
 
-    console = Console(stderr=True, quiet=not _speaks(options))
+    console = open_console(stderr=True)
+    console.quiet = not _speaks(options)
     placement = "tensor parallel" if options.tensor_parallel else options.device_map or "one device"
     with console.status("loading the models") as status:
         target = load_target(options.target, options.target_precision, options.device, placement)
         draft = load_draft(options.draft, target)
-        encoded = [target.encode(text) for text in texts]
+        encoded = [target.encode(prompt.text) for prompt in prompts] or [target.encode(options.prompt)]
+        _check_lengths(options, prompts, encoded, cached_pair(draft, target.model))
         status.update("preparing the loop; the first time, its kernels are compiled")
         longest = max(map(len, encoded)) + options.max_new_tokens
-        backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(texts)))
+        backend = choose_backend(draft, target.model, longest, sampling, min(options.rows or ROWS, len(encoded)))
         policies = _policies(
             options, backend, target,
             lambda: console.print("measuring the pair's step times, once for this machine", soft_wrap=True),
@@ -132,7 +134,7 @@ def _generate_one(
             max_new_tokens=options.max_new_tokens,
             sampling=sampling,
             eos=target.eos,
-            seed=options.seed,
+            seed=options.seed or 0,
         ):
             steps.append(step)
             if printer:
@@ -165,7 +167,7 @@ def _generate_all(
     texts = [Text(prompt, options.max_new_tokens, target.eos) for prompt in encoded]
     everything: list[Step] = []
     start = time.perf_counter()
-    for number, steps in backend.texts(texts, policies, sampling=sampling, seed=options.seed):
+    for number, steps in backend.texts(texts, policies, sampling=sampling, seed=options.seed or 0):
         everything += steps
         prompt, text, statistics = (
             prompts[number],
@@ -207,8 +209,24 @@ def _check(options: argparse.Namespace) -> None:
         raise SpeckvError("--rows is how many texts are decoded side by side: give several with --prompts")
     if not options.prompts:
         _check_prompt(options.prompt)
-    if options.seed >= 2**63:
-        raise SpeckvError(f"--seed {options.seed}: it must be below 2^63")
+    if options.seed is not None and not options.temperature:
+        raise SpeckvError("--seed: temperature 0 is greedy and draws nothing: give a --temperature above 0")
+    if options.device == "cpu" and options.device_map:
+        raise SpeckvError("--device-map spreads the target over GPUs: leave it out, or --device cpu")
+
+
+def _check_lengths(
+    options: argparse.Namespace, prompts: Sequence[Prompt], encoded: Sequence[list[int]], pair: tuple[Scorer, Scorer]
+) -> None:
+    """Refuse what does not fit into the models before the loop is prepared for it; of several prompts, name the one."""
+    from runtime.loop.generate import check_text
+
+    for number, tokens in enumerate(encoded):
+        try:
+            check_text(*pair, tokens, options.max_new_tokens)
+        except SpeckvError as error:
+            place = f"{options.prompts}, prompt {prompts[number].index} (from 0): " if prompts else ""
+            raise SpeckvError(f"{place}{error}") from None
 
 
 def _check_prompt(prompt: str) -> None:
@@ -232,7 +250,6 @@ def _policies(
 
 
 def _print_statistics(statistics: Statistics, policy: str, precision: str, loop: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     print()
@@ -247,4 +264,4 @@ def _print_statistics(statistics: Statistics, policy: str, precision: str, loop:
     table.add_row("acceptance rate", "nothing drafted" if rate is None else f"{rate:.1%}")
     histogram = "  ".join(f"{gamma}: {steps}" for gamma, steps in statistics.gamma_histogram.items())
     table.add_row("steps by gamma", histogram)
-    Console().print(table)
+    open_console().print(table)

@@ -14,6 +14,7 @@ from runtime.contract import PRECISIONS, compression_of
 from runtime.errors import SpeckvError
 from runtime.policies.registry import NAMES, THRESHOLD, TIMED, make_policy
 from runtime.policies.step_times import BACKENDS, StepTimes, read_step_times
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.policies.policy import Policy
@@ -90,10 +91,9 @@ def _policies(names: Sequence[str], precision: str, times: StepTimes, texts: Seq
 @contextmanager
 def replay_progress(jobs: Sequence[Job]) -> Iterator[Callable[[], None]]:
     """Show a progress bar on stderr; yields what is to be called after every decoded text."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=open_console(stderr=True), transient=True) as bar:
         task = bar.add_task("replaying", total=sum(job.replays for job in jobs))
         yield lambda: bar.advance(task)

@@ -11,6 +11,7 @@ from runtime.commands.arguments import Subparsers, add_command, whole_number
 from runtime.decision.latency import Process, Timing, as_json, measure_decisions, measure_process
 from runtime.decision.session import PROVIDERS, import_onnxruntime
 from runtime.machine import processor
+from runtime.terminal import open_console
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -27,11 +28,10 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print."""
-    from rich.console import Console
 
     onnxruntime = import_onnxruntime()
     cuda = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    with Console(stderr=True).status("timing decisions and fresh processes"):
+    with open_console(stderr=True).status("timing decisions and fresh processes"):
         timings = measure_decisions(package_folder(), cuda, options.rounds)
         process = measure_process()
     if options.json:
@@ -43,7 +43,6 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _print_tables(timings: list[Timing], process: Process) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     slowest = timings[0]
@@ -53,7 +52,7 @@ def _print_tables(timings: list[Timing], process: Process) -> None:
     for timing in timings:
         ratio = slowest.median / timing.median
         table.add_row(timing.name, f"{timing.median:.1f}", f"{timing.low:.1f}", f"{timing.high:.1f}", f"{ratio:.1f}")
-    console = Console()
+    console = open_console()
     console.print(table)
     console.print(
         f"a fresh process to its first decision: {process.seconds:.3f} s, {process.peak_megabytes:.0f} MB peak"

@@ -13,6 +13,7 @@ from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_
 from runtime.machine import device_name
 from runtime.prompts import TASKS, read_prompts
 from runtime.rows import RowsFile
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.pair.target import Target
@@ -42,7 +43,6 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure each precision in turn and print the table."""
     kept = RowsFile(options.output, "precisions", NAMES_OF_A_ROW) if options.output else None
-    from rich.console import Console
     from rich.progress import track
 
     from runtime.pair.target import check_precision, load_target, resolve_device
@@ -51,14 +51,16 @@ def run(options: argparse.Namespace) -> int:
         check_precision(precision)
     device = resolve_device(options.device)
     rows = []
-    for precision in track(options.precision, "precisions", console=Console(stderr=True)):
-        rows.append(_measure(load_target(options.target, precision, device), options, device))
-        if kept:
-            kept.put(rows[-1])
-    if options.json:
-        print(json.dumps({"rows": rows}))
-    else:
-        _print_table(rows, device)
+    try:
+        for precision in track(options.precision, "precisions", console=open_console(stderr=True)):
+            rows.append(_measure(load_target(options.target, precision, device), options, device))
+            if kept:
+                kept.put(rows[-1])
+    finally:  # interrupted or failed, what was measured stays
+        if rows and options.json:
+            print(json.dumps({"rows": rows}), flush=True)
+        elif rows:
+            _print_table(rows, device)
     return 0
 
 
@@ -80,15 +82,16 @@ def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[s
 
 
 def _print_table(rows: list[dict[str, Any]], device: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"milliseconds of one eager forward at context 300, {device_name(device)}")
-    widths = [name.removeprefix("eager") for name in rows[0]["target_ms"]]
-    for column in ("precision", "weights, MB", "draft", *(f"q={q}" for q in widths), "agreement", "perplexity"):
-        table.add_column(column, justify="right")
+    # A column a precision: there are five at most, which fit 80 characters.
+    table = Table("", title=f"one eager forward at context 300, {device_name(device)}")
     for row in rows:
-        times = (f"{ms:.1f}" for ms in row["target_ms"].values())
-        quality = f"{row['agreement']:.1%}", f"{row['perplexity']:.2f}"
-        table.add_row(row["precision"], f"{row['weight_bytes'] / 1e6:.0f}", f"{row['draft_ms']:.1f}", *times, *quality)
-    Console().print(table)
+        table.add_column(row["precision"], justify="right", no_wrap=True)
+    table.add_row("weights, MB", *(f"{row['weight_bytes'] / 1e6:.0f}" for row in rows))
+    table.add_row("draft, ms", *(f"{row['draft_ms']:.1f}" for row in rows))
+    for width in rows[0]["target_ms"]:
+        table.add_row(f"q={width.removeprefix('eager')}, ms", *(f"{row['target_ms'][width]:.1f}" for row in rows))
+    table.add_row("agreement", *(f"{row['agreement']:.1%}" for row in rows))
+    table.add_row("perplexity", *(f"{row['perplexity']:.2f}" for row in rows))
+    open_console().print(table)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.contract import PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
+from runtime.files import check_writable
 from runtime.prompts import read_prompts
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.profile.profile import Plan
@@ -47,6 +49,7 @@ def run(options: argparse.Namespace) -> int:
         raise SpeckvError(
             f"--gammas {max(options.gammas)}: a trace looks {LOOKAHEAD} tokens ahead, choose at most that"
         )
+    check_writable(options.output, "give another --output")
     plan = Plan(
         draft=options.draft,
         target=options.target,
@@ -64,13 +67,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _with_progress(plan: Plan) -> None:
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from runtime.profile.profile import profile
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with Progress(*columns, console=open_console(stderr=True)) as bar:
         tasks = {precision: bar.add_task(f"{precision}: waiting", total=None) for precision in plan.precisions}
 
         def done(precision: str, prompts: int, total: int) -> None:

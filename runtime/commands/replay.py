@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.commands.jobs import Job, add_replay_options, read_jobs, replay_progress
+from runtime.errors import printable
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.replay.comparison import Comparison
@@ -49,19 +51,20 @@ def _as_json(job: Job, comparison: Comparison, backend: str) -> dict[str, object
 
 def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     best = comparison.best_fixed
-    title = (
-        f"{job.traces.name}: {job.precision} target, {backend} step times; ratio to the best fixed gamma in hindsight"
-    )
+    title = f"{printable(job.traces.name)}: {job.precision} target, {backend} step times; "
+    title += "ratio to the best fixed gamma in hindsight"
     caption = "best fixed gamma: " + ", ".join(f"{task} {best[task]}" for task in best)
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))  # fits 80 columns
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=0)  # fits 80 columns
     tasks = list(best)
     table.add_column("policy", no_wrap=True)
-    for column in ("tok/s", *tasks, "tokens per step", "mean gamma", "policy's time"):
-        table.add_column(column, justify="right")
+    table.add_column("tok/s", justify="right", no_wrap=True)
+    for task in tasks:
+        table.add_column(task, justify="right", overflow="fold", min_width=5)
+    for column in ("tokens\nper\nstep", "mean\ngamma", "policy's\ntime"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, scores in comparison.scores.items():
         overall = scores[tasks[0]]
         table.add_row(
@@ -72,4 +75,4 @@ def _print_tables(job: Job, comparison: Comparison, backend: str) -> None:
             f"{overall.mean_gamma:.2f}",
             f"{overall.policy_share:.2%}",
         )
-    Console().print(table)
+    open_console().print(table)

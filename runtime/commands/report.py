@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING
 
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.commands.jobs import add_replay_options, read_jobs, replay_progress
+from runtime.errors import printable
+from runtime.files import check_writable
 from runtime.machine import processor
 from runtime.policies.step_times import read_all_step_times
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.report.summary import Summary
@@ -41,6 +44,7 @@ def run(options: argparse.Namespace) -> int:
     from runtime.report.plots.rates import rates_file
 
     check_folder(options.output)
+    check_writable(options.output, "give another --output")
     summary = _summarise(options)
     numbers = json.dumps(dataclasses.asdict(summary), indent=1, allow_nan=False, ensure_ascii=False)
     # The numbers first: they mark the folder as a report's, should the others not be written.
@@ -92,11 +96,10 @@ def _command(options: argparse.Namespace) -> str:
 
 
 def _print_table(folder: Path, sizes: dict[str, int]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("file", "bytes")
     table.columns[1].justify = "right"
     for name, size in sizes.items():
-        table.add_row(str(folder / name), f"{size:,}")
-    Console().print(table)
+        table.add_row(printable(str(folder / name)), f"{size:,}")
+    open_console().print(table)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.commands.arguments import Subparsers, add_command, whole_number
 from runtime.errors import SpeckvError
 from runtime.rows import RowsFile
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +58,6 @@ def run(options: argparse.Namespace) -> int:
 
 def _measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yield the row of every pair, precision and context."""
-    from rich.console import Console
 
     from runtime.bench.environment import environment
     from runtime.bench.shapes import PAIRS as SHAPES
@@ -69,7 +69,7 @@ def _measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for precision in options.precision:
         check_precision(precision)
     machine = environment("cuda")
-    with Console(stderr=True).status("") as status:
+    with open_console(stderr=True).status("") as status:
         for pair in options.pair:
             for precision in options.precision:
 
@@ -82,7 +82,6 @@ def _measure(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     copied = max(row["copy_bytes_per_second"] for row in rows) / 1e9
@@ -98,4 +97,4 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
         calls = (f"{row[call][figure]:.{digits}f}" for call in ("draft", "verify") for figure, digits in FIGURES)
         memory = "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / row['expected_bytes']:.3f}"
         table.add_row(row["pair"], row["precision"], str(row["context"]), *calls, memory)
-    Console().print(table)
+    open_console().print(table)

@@ -11,6 +11,7 @@ from runtime.decision.selector import Decision, GammaSelector
 from runtime.decision.session import PROVIDERS
 from runtime.decision.signals import Signals
 from runtime.errors import SpeckvError
+from runtime.terminal import open_console
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -71,7 +72,6 @@ def _as_json(decision: Decision, candidates: list[int], provider: str) -> dict[s
 
 
 def _print_table(decision: Decision, candidates: list[int], step_cost: list[float] | None, provider: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"gamma = {decision.gamma}  ({provider})")
@@ -85,4 +85,4 @@ def _print_table(decision: Decision, candidates: list[int], step_cost: list[floa
             f"{step_cost[i] if step_cost else 1:g}",
             "chosen" if candidate == decision.gamma else "",
         )
-    Console().print(table)
+    open_console().print(table)

@@ -13,11 +13,14 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.policies.registry import NAMES, TIMED, make_policy
 from runtime.prompts import Prompt, read_prompts
+from runtime.terminal import open_console
 
 if TYPE_CHECKING:
     from runtime.bench.throughput import Load, Measurement
 
 ROWS = (1, 4, 16, 64)
+MOST_TEXTS = 2**16
+"""What each gave is kept until all have ended."""
 POLICIES = ("none", "fixed:3", "adaptive")
 
 
@@ -38,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--rows",
         nargs="+",
-        type=whole_number(1),
+        type=whole_number(1, MOST_TEXTS),
         default=ROWS,
         metavar="N",
         help=f"default: {' '.join(map(str, ROWS))}",
@@ -49,7 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--prompts", type=Path, metavar="JSONL", help='lines {"task": …, "prompt": …}')
     parser.add_argument(
         "--texts",
-        type=whole_number(1),
+        type=whole_number(1, MOST_TEXTS),
         metavar="N",
         help="prompts in turn, all at every --rows (default: twice the most)",
     )
@@ -63,7 +66,6 @@ def run(options: argparse.Namespace) -> int:
         if name not in TIMED:
             make_policy(name, "fp16")  # refuses a wrong name before any model is loaded
     prompts = read_prompts(options.prompts)
-    from rich.console import Console
     from rich.progress import Progress
 
     from runtime.bench.environment import environment
@@ -80,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     machine = environment(device)
     found: list[Measurement] = []
     try:
-        with Progress(console=Console(stderr=True), transient=True) as bar:
+        with Progress(console=open_console(stderr=True), transient=True) as bar:
             task = bar.add_task("", total=len(precisions) * len(load.rows) * len(load.policies))
             for precision in precisions:
                 for measurement in measure(load, precision, lambda what: bar.update(task, description=what)):
@@ -124,22 +126,27 @@ def _settings(load: Load) -> dict[str, object]:
 
 
 def _print_tables(found: list[Measurement], load: Load) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     for precision in dict.fromkeys(measurement.precision for measurement in found):
-        own = {(m.rows, m.policy): m for m in found if m.precision == precision}
-        table = Table(title=f"{precision} target: tok/s of {len(load.prompts)} texts (times the first line's)")
-        for column in ("rows", *load.policies, "agree", "MB"):
+        table = Table(
+            title=f"{precision} target: tok/s of {len(load.prompts)} texts (times its own at the fewest rows)"
+        )
+        table.add_column("policy", no_wrap=True)
+        for column in ("rows", "tok/s", "agree", "MB"):
             table.add_column(column, justify="right")
-        for rows in dict.fromkeys(rows for rows, _ in own):
-            line = [own.get((rows, policy)) for policy in load.policies]
-            done = [m for m in line if m]
-            memory = done[-1].peak_memory_bytes
-            table.add_row(
-                str(rows),
-                *(f"{m.tokens_per_second:.1f} ({m.ratio:.2f})" if m else "–" for m in line),
-                f"{min(m.agreement for m in done):.1%}",
-                "–" if memory is None else f"{memory / 1e6:.0f}",
-            )
-        Console().print(table)
+        for measurement in found:
+            if measurement.precision == precision:
+                table.add_row(*_cells(measurement))
+        open_console().print(table)
+
+
+def _cells(measurement: Measurement) -> tuple[str, ...]:
+    memory = measurement.peak_memory_bytes
+    return (
+        measurement.policy,
+        str(measurement.rows),
+        f"{measurement.tokens_per_second:.1f} ({measurement.ratio:.2f})",
+        f"{measurement.agreement:.1%}",
+        "–" if memory is None else f"{memory / 1e6:.0f}",
+    )

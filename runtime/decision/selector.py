@@ -214,7 +214,7 @@ def compression_code(compression: str | int) -> int:
         whole = isinstance(compression, int | np.integer) and not isinstance(compression, bool)
         code = int(compression) if whole else -1
     if not 0 <= code < len(COMPRESSION_CODES):
-        raise SpeckvError(f"compression is {compression!r}: it must be fp16, int8 or nf4 (0, 1, 2)")
+        raise SpeckvError(f"compression is {_shown(compression)}: it must be fp16, int8 or nf4 (0, 1, 2)")
     return code
 
 
@@ -231,7 +231,8 @@ def check_candidates(candidates: Sequence[int]) -> NDArray[np.int64]:
     good = lengths.ndim == 1 and len(lengths) and lengths.dtype.kind in "iu"
     if not good or not ((lengths >= 0) & (lengths <= LONGEST_CANDIDATE)).all():
         raise SpeckvError(
-            f"candidates is {candidates!r}: it must be one or more whole numbers of tokens, 0 to {LONGEST_CANDIDATE}"
+            f"candidates is {_shown(candidates)}: it must be one or more whole numbers of tokens, at most "
+            f"{LONGEST_CANDIDATE}"
         )
     return lengths.astype(np.int64)
 
@@ -247,7 +248,9 @@ def check_step_cost(step_cost: Sequence[float] | None, k: int) -> FloatArray:
     costs = _float64("step_cost", step_cost)
     smallest, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
     if costs.shape != (k,) or not ((costs >= smallest) & (costs <= largest)).all():
-        raise SpeckvError(f"step_cost is {step_cost!r}: it must be one positive float32 for each of {k} candidates")
+        raise SpeckvError(
+            f"step_cost is {_shown(step_cost)}: it must be one positive float32 for each of {k} candidates"
+        )
     return costs.astype(np.float32)
 
 
@@ -257,8 +260,8 @@ def _four_numbers(signals: Sequence[float]) -> tuple[float, float, float, float]
             raise TypeError("it has no order")
         mean_entropy, mean_confidence, max_entropy, min_confidence = signals
         return float(mean_entropy), float(mean_confidence), float(max_entropy), float(min_confidence)
-    except (TypeError, ValueError):
-        raise SpeckvError(f"signals is {signals!r}: it must be the four numbers {', '.join(SIGNALS)}") from None
+    except (TypeError, ValueError, OverflowError):
+        raise SpeckvError(f"signals is {_shown(signals)}: it must be the four numbers {', '.join(SIGNALS)}") from None
 
 
 def _check_rows(rows: NDArray[np.float64]) -> None:
@@ -279,7 +282,9 @@ def _codes(compression: str | int | ArrayLike, batch: int) -> NDArray[np.int64]:
     except ValueError:
         codes = np.asarray(None)
     if codes.shape != (batch,):
-        raise SpeckvError(f"compression is {compression!r}: it must be one value, or one for each of {batch} rows")
+        raise SpeckvError(
+            f"compression is {_shown(compression)}: it must be one value, or one for each of {batch} rows"
+        )
     values = codes.tolist()
     by_value = {}
     for value in set(values):
@@ -290,8 +295,16 @@ def _codes(compression: str | int | ArrayLike, batch: int) -> NDArray[np.int64]:
     return np.asarray([by_value[value] for value in values], np.int64)
 
 
+def _shown(value: object) -> str:
+    """Return what was given as part of a message."""
+    try:
+        return repr(value)
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a {type(value).__name__} beyond all bounds"
+
+
 def _float64(name: str, values: ArrayLike) -> NDArray[np.float64]:
     try:
         return np.ascontiguousarray(values, np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SpeckvError(f"{name} cannot be read as numbers: {error}") from None

@@ -12,6 +12,9 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from runtime.errors import SpeckvError
 
+SMALLEST = 2.0**-149
+"""Of float32's numbers above 0: a smaller temperature would be 0 there."""
+
 
 class TokenChoice(Protocol):
     """How a token is chosen from logits: the likeliest one, or one drawn from the softmax of what `scores` returns."""
@@ -50,6 +53,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise SpeckvError(f"temperature is {self.temperature}: it must be a number >= 0 (0 is greedy)")
+        if 0 < self.temperature < SMALLEST:
+            raise SpeckvError(
+                f"temperature is {self.temperature}, and logits cannot be divided by less than {SMALLEST:.2g}: "
+                "give 0, which is greedy, or more"
+            )
         if self.top_k < 0:
             raise SpeckvError(f"top_k is {self.top_k}: it must be >= 0 (0 keeps all tokens)")
         if not 0 < self.top_p <= 1:
@@ -78,7 +86,8 @@ class Sampling:
     def _warped(self, logits: Tensor) -> Tensor:
         warpers = LogitsProcessorList()
         if self.temperature != 1:
-            warpers.append(TemperatureLogitsWarper(float(self.temperature)))
+            # A GPU multiplies by the reciprocal, which below this one is infinite.
+            warpers.append(TemperatureLogitsWarper(max(float(self.temperature), torch.finfo(torch.float32).tiny)))
         if self.top_k:
             warpers.append(TopKLogitsWarper(self.top_k))
         if self.top_p < 1:

@@ -11,6 +11,7 @@ from runtime.policies.adaptive import Adaptive
 from runtime.policies.bandit import Bandit
 from runtime.policies.confidence import Confidence
 from runtime.policies.fixed import Fixed
+from runtime.policies.guarded import Guarded
 from runtime.policies.heuristic import Heuristic
 from runtime.policies.moving_average import MovingAverage
 from runtime.policies.policy import Policy
@@ -65,10 +66,17 @@ def make_policy(name: str, compression: str | int, times: StepTimes | None = Non
         return TIMED[name](compression, times)
     kind, colon, value = name.partition(":")
     if kind == "fixed" and value.isascii() and value.isdecimal():
-        return Fixed(int(value))
+        return Fixed(_length(name, value))
     if kind in THRESHOLD:
         return THRESHOLD[kind](_threshold(name, value)) if colon else THRESHOLD[kind]()
     raise SpeckvError(f"no policy is called '{name}': choose from {NAMES}")
+
+
+def _length(name: str, digits: str) -> int:
+    length = int(digits.lstrip("0")[:10] or 0)  # Python reads no number of thousands of digits
+    if length > Guarded.LONGEST:
+        raise SpeckvError(f"policy '{name:.40}': a step drafts at most {Guarded.LONGEST} tokens, choose fewer")
+    return length
 
 
 def _threshold(name: str, text: str) -> float:

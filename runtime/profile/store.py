@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.errors import SpeckvError
-from runtime.files import check_format, read_object
+from runtime.files import check_format, read_object, replacing_file
 from runtime.npz import read_npz
 
 MANIFEST = "manifest.json"
@@ -117,12 +117,8 @@ class Store:
     def write(self, name: str | Path, data: bytes) -> None:
         """Write a file so that it is whole or not there."""
         path = self.folder / name
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
+        with replacing_file(path, f".{path.name}.{os.getpid()}") as unfinished:
             unfinished.write_bytes(data)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
 
 
 def npz(arrays: Mapping[str, NDArray[Any]]) -> bytes:

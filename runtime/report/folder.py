@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from runtime.errors import SpeckvError
-from runtime.profile.store import Store
+from runtime.files import replacing_file
 
 PAGE, NUMBERS, PICTURE = "report.html", "replay.json", "rates.svg"
 MADE_BY = "python -m runtime report"
@@ -31,12 +33,16 @@ def check_folder(folder: Path) -> None:
 
 
 def write_report(folder: Path, files: dict[str, str]) -> dict[str, int]:
-    """Write the files, each whole or not at all, and return their sizes in bytes."""
+    """Write the files, all or none, and return their sizes in bytes.
+
+    Raises:
+        OSError: naming the file that cannot be written.
+    """
     check_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {}
-    for name, text in files.items():
-        data = text.encode("utf-8", "replace")  # a file's name need not be text
-        Store(folder).write(name, data)
-        sizes[name] = len(data)
-    return sizes
+    contents = {name: text.encode("utf-8", "replace") for name, text in files.items()}  # a file's name need not be text
+    with ExitStack() as all_written:  # then each takes its place, the first of `files` first
+        for name, data in reversed(contents.items()):
+            unfinished = replacing_file(folder / name, f".{name}.{os.getpid()}")
+            all_written.enter_context(unfinished).write_bytes(data)
+    return {name: len(data) for name, data in contents.items()}

@@ -87,3 +87,16 @@ def test_texts_that_do_not_fit_end_with_one_line_and_no_result(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "context of 512" in next(line for line in captured.err.splitlines() if line.startswith("error:"))
+
+
+def test_the_table_of_many_policies_fits_80_columns(
+    target_folder: Path, prompts_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    policies = ["none", *(f"fixed:{length}" for length in range(1, 6)), "confidence", "heuristic", "moving-average"]
+    given = arguments(target_folder, prompts_file, "--repeats", "1")
+    assert main([*given, "--policies", *policies]) == 0
+    output = capsys.readouterr().out
+    assert "…" not in output
+    assert all(output.count(f" {policy} ") == 2 for policy in policies)
+    assert output.count("100.0%") == 2 * len(policies)

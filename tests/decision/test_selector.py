@@ -144,6 +144,12 @@ def test_signals_out_of_range_are_refused_by_name(selector: GammaSelector, posit
         ((set(GOOD), "fp16"), "signals"),
         ((dict(zip(GOOD, GOOD, strict=True)), "fp16"), "signals"),
         ((np.zeros((4, 2)), "fp16"), "signals"),
+        (([10**400, 0, 1, 1], "fp16"), "signals"),
+        (([10**5000, 0, 1, 1], "fp16"), "signals"),
+        ((GOOD, 10**5000), "compression"),
+        ((GOOD, [10**5000]), "compression"),
+        ((GOOD, "fp16", [10**5000]), "candidates"),
+        ((GOOD, "fp16", [2, 4], [1.0, 10**400]), "step_cost"),
     ],
 )
 def test_other_bad_arguments_are_refused_by_name(

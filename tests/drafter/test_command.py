@@ -65,6 +65,36 @@ def test_from_prompts_to_packages(
     assert "over" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("value", ["-1", "0", "many"])
+@pytest.mark.parametrize("option", ["--layers", "--prompts", "--batch-tokens"])
+def test_what_is_counted_is_a_number_above_0(arguments: list[str], option: str, value: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command.main([*arguments, option, value])
+    assert caught.value.code == 2
+
+
+def test_too_many_layers_are_refused_before_anything_is_generated(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "generate_answers", None)
+    with pytest.raises(SpeckvError, match="--layers 9: the target has 4 layers"):
+        command.main([*arguments, "--layers", "2", "9"])
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("option", ["--work", "--output"])
+@pytest.mark.parametrize("place", ["file", "file/a", "dangling"])
+def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, place: str
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(command, "_load_target", None)
+    with pytest.raises(SpeckvError, match=f"give another {option}"):
+        command.main([*arguments, option, str(tmp_path / place)])
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -73,6 +103,9 @@ def test_from_prompts_to_packages(
         (["--minutes", "0"], "--minutes 0.0: give a number above 0"),
         (["--target", "/nowhere/at-all"], "--target /nowhere/at-all cannot be loaded"),
         (["--device", "quantum"], "--device quantum"),
+        (["--device", "meta"], "--device meta: give auto, cpu, cuda or cuda:N"),
+        (["--device", "cuda:99"], "CUDA devices here, numbered from 0"),
+        (["--device", "cuda:99999999999999"], "give auto, cpu"),
     ],
 )
 def test_bad_input_is_named(arguments: list[str], change: list[str], message: str) -> None:

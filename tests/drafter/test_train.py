@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import resource
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from export.drafter import train
-from export.drafter.checkpoint import Stop, load_checkpoint
+from export.drafter.checkpoint import Position, Stop, load_checkpoint, save_checkpoint
 from export.drafter.corpus import Collator, Documents
 from export.drafter.states import target_states
 from export.drafter.students import make_student, source_layers
@@ -129,6 +130,26 @@ def test_a_checkpoint_of_other_settings_is_refused(
     (tmp_path / "checkpoint.pt").write_bytes(b"half a fi")
     with pytest.raises(SpeckvError, match="cannot be read"):
         other.run(Progress(disable=True))
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_the_old_checkpoint(
+    target: PreTrainedModel, documents: Documents, tmp_path: Path
+) -> None:
+    path, students = tmp_path / "checkpoint.pt", [make_student(target, 1, LEARNING_RATE)]
+    path.write_bytes(b"the old one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_checkpoint(path, SETTINGS, Position(), students)
+        assert caught.value.filename == str(path)
+        with pytest.raises(OSError, match="File too large") as caught:
+            documents.save(tmp_path / "text.npz")
+        assert caught.value.filename == str(tmp_path / "text.npz")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.read_bytes() == b"the old one"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint.pt"]
 
 
 def test_learning_rate_warms_up_then_falls() -> None:

@@ -132,6 +132,12 @@ def test_output_that_cannot_be_written_has_its_own_exit_code(form: list[str], tm
     assert set(contents(tmp_path / "package")) == set(FILES)
 
 
+def test_a_folder_of_any_name_is_shown_as_it_is(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "o[/b]"
+    assert run("--pickle", OLD_PICKLE, "--output", folder) == 0
+    assert str(folder) in "".join(line.strip() for line in capsys.readouterr().out.splitlines())
+
+
 def test_a_loss_is_printed_with_one_sign(exported: Path) -> None:
     config = json.loads((exported / "config.json").read_text())
     figures = Figures(config["training"], config["performance"] | {"speckv_over_fixed_4_percent": -3.0})

@@ -123,3 +123,14 @@ def test_prompts_that_cannot_be_continued(
     assert captured.out == ""
     (line,) = told_on(captured.err)
     assert said in line
+
+
+def test_of_several_prompts_the_one_that_cannot_be_continued_is_named(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.loop.backend.choose_backend", None)  # before the loop is prepared
+    lines = [json.dumps({"task": "chat", "prompt": words}) for words in ("w1", "w2 " * 600, "w3")]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines))
+    assert main(["generate", "--prompts", str(tmp_path / "prompts.jsonl"), *command[2:]]) == 2
+    (line,) = told_on(capsys.readouterr().err)
+    assert line.startswith(f"error: {tmp_path / 'prompts.jsonl'}, prompt 1 (from 0): a prompt of 600 tokens")

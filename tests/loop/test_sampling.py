@@ -152,6 +152,7 @@ def test_truncation_without_a_temperature_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [({"temperature": -1.0}, "temperature"), ({"temperature": float("nan")}, "temperature"), ({"top_k": -1}, "top_k")]
+    + [({"temperature": 1e-300}, "give 0, which is greedy"), ({"temperature": 1e-46}, "give 0, which is greedy")]
     + [({"top_p": value}, "top_p") for value in (0.0, 1.5, float("nan"))],
 )
 def test_sampling_values_out_of_range_are_refused(arguments: dict[str, float], named: str) -> None:

@@ -54,3 +54,10 @@ def test_without_step_times_the_policies_that_need_none_are_named(name: str) -> 
     with pytest.raises(SpeckvError, match="step times: choose from none, fixed:N, speckv") as error:
         make_policy(name, "fp16")
     assert "bandit" not in str(error.value).partition("choose from")[2]
+
+
+@pytest.mark.parametrize("length", ["1048577", "99999999999999999999", "9" * 5000])
+def test_a_length_that_no_step_drafts_is_refused(length: str) -> None:
+    with pytest.raises(SpeckvError, match="at most 1048576 tokens, choose fewer"):
+        make_policy(f"fixed:{length}", "fp16")
+    assert make_policy("fixed:" + "0" * 5000 + "7", "fp16").name == "fixed:7"

@@ -50,3 +50,38 @@ def test_a_file_of_something_else_is_refused_before_a_model_is_loaded(
     assert main(arguments(target_folder, "--precision", "fp32", "--output", str(tmp_path / "thesis.json"))) == 2
     assert "holds something else than rows" in capsys.readouterr().err
     assert (tmp_path / "thesis.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("form", ["--json", "table"])
+def test_what_is_finished_is_printed_when_interrupted(
+    form: str, target_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = pair_target.load_target
+
+    def interrupted(name: str, precision: str, device: str) -> pair_target.Target:
+        if precision == "fp16":
+            raise KeyboardInterrupt
+        return own(name, precision, device)
+
+    monkeypatch.setattr(pair_target, "load_target", interrupted)
+    given = [word for word in arguments(target_folder, "--precision", "fp32", "fp16") if word != "--json"]
+    assert main([*given, "--json"] if form == "--json" else given) == 130
+    output = capsys.readouterr().out
+    if form == "--json":
+        assert [row["precision"] for row in json.loads(output)["rows"]] == ["fp32"]
+    else:
+        assert "perplexity" in output
+        assert "fp16" not in output
+
+
+def test_the_table_of_every_precision_fits_80_columns(
+    target_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    given = [word for word in arguments(target_folder) if word != "--json"]
+    assert main([*given, "--precision", "fp32", "bf16", "fp16", "int8", "nf4"]) == 0
+    output = capsys.readouterr().out
+    assert "…" not in output
+    for word in ("fp32", "nf4", "weights, MB", "draft, ms", "q=1, ms", "q=17, ms", "agreement", "perplexity"):
+        assert word in output
+    assert max(map(len, output.splitlines())) <= 80

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import os
 import random
@@ -142,3 +143,42 @@ def test_what_cannot_be_profiled_is_refused_before_anything_is_loaded(
         code = int(end.code or 0)
     assert code == 2
     assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("place", ["file", "file/a", "dangling"])
+def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    place: str,
+    target_folder: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(profile_module, "load_target", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert main(arguments(target_folder, prompts_file, tmp_path / place)) == 2
+    assert "give another --output" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_full_disk_is_said_with_the_file_and_leaves_no_half_of_it(
+    target_folder: Path,
+    prompts_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        write(path, data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert main(arguments(target_folder, prompts_file, tmp_path / "new")) == 2
+    *_, line = capsys.readouterr().err.splitlines()
+    place = tmp_path / "new" / "manifest.json"
+    assert line == f"error: {place}: No space left on device: free space, or choose another place"
+    assert list((tmp_path / "new").iterdir()) == []

@@ -75,3 +75,34 @@ def test_bad_input_is_one_line(
     assert said in captured.err
     assert "Traceback" not in captured.err
     assert captured.out == ""
+
+
+@pytest.mark.parametrize("name", ["fp16[bold]x.npz", "fp16_[#x].npz", "fp16_:bomb:.npz"])
+def test_a_file_of_any_name_is_shown_as_it_is(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    (folder / "pair_fp16.npz").rename(folder / name)
+    assert run(folder, [name], "--policies", "none") == 0
+    assert name in capsys.readouterr().out
+
+
+def test_a_name_does_not_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "pair_fp16.npz").rename(folder / "fp16_\x1b[31m.npz")
+    assert run(folder, ["fp16_\x1b[31m.npz"], "--policies", "none") == 0
+    output = capsys.readouterr().out
+    assert "fp16_\\x1b[31m.npz" in output
+    assert "\x1b" not in output
+
+
+def test_the_table_of_four_tasks_fits_80_columns(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with np.load(folder / "int8.npz") as arrays:
+        rollouts = arrays["0_code"]
+    tasks = ("code", "math", "chat", "summarization")
+    np.savez(folder / "four_fp16.npz", **{f"{i}_{task}": rollouts for i, task in enumerate(tasks)})
+    assert run(folder, ["four_fp16.npz"], "--policies", "moving-average", "none") == 0
+    output = capsys.readouterr().out
+    assert "…" not in output
+    words = output.split()
+    assert {"overall", "code", "math", "chat", "tokens", "per", "step", "mean", "gamma", "policy's", "time"} <= {*words}
+    assert max(map(len, output.splitlines())) <= 80

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -246,3 +248,40 @@ def test_a_reliability_curve_is_drawn_where_a_package_holds_one(
 def test_fixed_gammas_alone_make_a_report(inputs: Path, tmp_path: Path) -> None:
     assert run(inputs, tmp_path / "new", "--policies", "none", traces=["a<b_fp16.npz"]) == 0
     assert "the fastest rule here" not in (tmp_path / "new" / "report.html").read_text("utf-8")
+
+
+def test_a_folder_of_any_name_is_shown_as_it_is(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(inputs, Path("d[/b]"), traces=["pair_fp16.npz"]) == 0
+    assert "d[/b]/report.html" in capsys.readouterr().out
+
+
+def test_a_full_disk_leaves_an_earlier_report_whole(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(inputs, tmp_path / "old", traces=["pair_fp16.npz"]) == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
+    write, written = Path.write_bytes, iter(range(3))
+
+    def full(path: Path, data: bytes) -> int:
+        if next(written) < 2:
+            return write(path, data)
+        write(path, data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    capsys.readouterr()
+    assert run(inputs, tmp_path / "old", traces=["pair_int8.npz"]) == 2
+    place = tmp_path / "old" / "replay.json"
+    assert capsys.readouterr().err.endswith(f"{place}: No space left on device: free space, or choose another place\n")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    assert run(inputs, tmp_path / "file" / "report", traces=["none_fp16.npz"]) == 2
+    assert "give another --output" in capsys.readouterr().err
