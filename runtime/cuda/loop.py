@@ -81,11 +81,12 @@ def speculate_texts(
     choice = sampling or Sampling()
     pair.choose(choice)
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
-    free = [_Row(place, policy) for place, policy in enumerate(policies)]
+    draws = None if choice.greedy else seed
+    free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]
     rows: list[_Row] = []
     ahead = False
     while True:
-        joined = [row.begin(number, text, None if choice.greedy else Uniforms(seed)) for row, (number, text) in zip(free, waiting, strict=False)]
+        joined = [row.begin(number, text) for row, (number, text) in zip(free, waiting, strict=False)]
         if joined:
             with targets_own(0):
                 pair.begin({row.place: row.tokens for row in joined})
@@ -104,6 +105,8 @@ class _Row:
 
     place: int
     policy: Policy
+    seed: int | None
+    """Of each text's draws; None when greedy."""
     guarded: Guarded = field(init=False)
     """It, for the text."""
     number: int = 0
@@ -113,7 +116,7 @@ class _Row:
     eos: Collection[int] = ()
     stop: Ends | None = None
     uniforms: Uniforms | None = None
-    """Of the text; None when greedy."""
+    """Of the text, when sampling."""
     ended: bool = False
     unseen: int = 1
     """Committed tokens that are new to the draft."""
@@ -122,9 +125,9 @@ class _Row:
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
 
-    def begin(self, number: int, text: Text, uniforms: Uniforms | None) -> _Row:
+    def begin(self, number: int, text: Text) -> _Row:
         """Start a new text."""
-        self.uniforms = uniforms
+        self.uniforms = None if self.seed is None else Uniforms(self.seed)
         self.number, self.tokens, self.end = number, list(text.prompt), len(text.prompt) + text.max_new_tokens
         self.eos, self.stop, self.ended, self.unseen = text.eos, text.stop, False, 1
         self.guarded = Guarded(self.policy)
@@ -234,21 +237,38 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
         if not goals:
             return begun
         longest = max(goal for _, goal in goals)
-        failure = None
-        try:
-            for slot in range(begun, longest):
-                pair.draft(slot, unseen, _to_draft(pair, rows, slot))
-                begun = slot + 1
-        except Exception as error:
-            failure = error
+        begun, failure = _begin(pair, rows, begun, longest, unseen)
+        failure = _read(pair, read, min(begun, longest)) or failure
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
-        read += [pair.drafted(slot) for slot in range(len(read), min(begun, longest))]
         for row, goal in goals:
             row.propose([read[slot][row.place] for slot in range(row.drafted.count, min(goal, len(read)))])
         if failure:
             _drop_draft(rows, failure)
             return begun
         rows = [row for row, _ in goals]
+
+
+def _begin(
+    pair: GraphPair, rows: Sequence[_Row], begun: int, longest: int, unseen: int
+) -> tuple[int, Exception | None]:
+    """Begin to draft up to `longest` tokens a row; return how many are begun then, and what failed."""
+    try:
+        for slot in range(begun, longest):
+            pair.draft(slot, unseen, _to_draft(pair, rows, slot))
+            begun = slot + 1
+    except Exception as error:
+        return begun, error
+    return begun, None
+
+
+def _read(pair: GraphPair, read: list[list[tuple[TokenSignals, int]]], count: int) -> Exception | None:
+    """Wait until `count` drafted tokens of every row are read; return what failed."""
+    try:
+        while len(read) < count:
+            read.append(pair.drafted(len(read)))
+    except Exception as error:
+        return error
+    return None
 
 
 def _until_end(

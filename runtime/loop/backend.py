@@ -64,9 +64,7 @@ class Backend:
         check_text(*scorers, prompt, max_new_tokens)
         return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos), policy, choice, seed)
 
-    def _steps_on(
-        self, graphs: GraphPair, text: Text, policy: Policy, choice: Sampling, seed: int
-    ) -> Iterator[Step]:
+    def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy, choice: Sampling, seed: int) -> Iterator[Step]:
         """Generate a text on graphs; where these fail, the plain loop takes it up."""
         from runtime.cuda.loop import speculate_texts
 
@@ -79,9 +77,7 @@ class Backend:
             _tell(error)
             yield from self._rest(text, steps, policy, choice, seed)
 
-    def _rest(
-        self, text: Text, steps: Sequence[Step], policy: Policy, choice: Sampling, seed: int
-    ) -> Iterator[Step]:
+    def _rest(self, text: Text, steps: Sequence[Step], policy: Policy, choice: Sampling, seed: int) -> Iterator[Step]:
         """Generate on the plain loop what follows after some steps, with the random numbers that these have left."""
         written = [token for step in steps for token in step.tokens]
         generator = torch.Generator().manual_seed(seed)

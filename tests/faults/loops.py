@@ -9,13 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from integrations.transformers import assisted_by, speculative_generate
-from runtime.cuda.loop import speculate_greedily
+from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import RESTS, GraphPair, Verified
 from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 from runtime.loop.generate import Step, speculate
 from runtime.loop.propose import token_signals
 from runtime.loop.sampling import Sampling, draw
 from runtime.loop.scorer import cached_pair
+from runtime.loop.texts import Text
 from runtime.policies.policy import Policy, TokenSignals
 
 Run = Callable[..., list[int]]
@@ -101,7 +102,7 @@ def graphs(
     draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
 ) -> list[int]:
     pair = cast(GraphPair, FakePair(draft, target))
-    return tokens_of(list(speculate_greedily(pair, prompt, policy, max_new_tokens=new, **more)))
+    return tokens_of([done.step for done in speculate_texts(pair, [Text(prompt, new)], [policy], **more)])
 
 
 def _generated(target: PreTrainedModel, prompt: list[int], new: int, **more: Any) -> list[int]:
