@@ -102,7 +102,8 @@ def graphs(
     draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
 ) -> list[int]:
     pair = cast(GraphPair, FakePair(draft, target))
-    return tokens_of([done.step for done in speculate_texts(pair, [Text(prompt, new)], [policy], **more)])
+    text = Text(prompt, new, more.pop("eos", ()), more.pop("stop", None))
+    return tokens_of([done.step for done in speculate_texts(pair, [text], [policy], **more)])
 
 
 def _generated(target: PreTrainedModel, prompt: list[int], new: int, **more: Any) -> list[int]:
