@@ -79,7 +79,8 @@ def speculate_texts(
         TargetError: if the pair fails; the steps before it stand.
     """
     choice = sampling or Sampling()
-    pair.choose(choice)
+    with targets_own(0):
+        pair.choose(choice)
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
     draws = None if choice.greedy else seed
     free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]

@@ -103,10 +103,10 @@ class GraphPair:
     @torch.inference_mode()
     def choose(self, sampling: Sampling) -> None:
         """Choose tokens so from now on; greedily before. The graphs of the last way to draw are kept, and no others."""
-        self.sampling = sampling
         if not sampling.greedy and (self.draws is None or self.draws.sampling != sampling):
             self.draws = None  # makes room for the next
             self.draws = Draws(sampling, self.draft_logits, self.state)
+        self.sampling = sampling
 
     @property
     def _drawing(self) -> Draws | None:
