@@ -14,6 +14,9 @@ from runtime.cuda.graphs import Graphs
 from runtime.loop.accept import accept_drawn
 from runtime.loop.sampling import Sampling, draw
 
+AT_ONCE = 128
+"""Rows of logits whose distributions are computed together: what that takes besides them stays small."""
+
 
 class Draws:
     """What sampling adds to a pair: the draft's distributions, the random numbers of each call, and its graphs.
@@ -76,7 +79,9 @@ class Draws:
         uniforms = self._verifying.to(logits.device, non_blocking=True)
         last = starts.long()[:, None]
         proposed = text.gather(1, last + 1 + torch.arange(width - 1, device=text.device)).long()
-        p = self.sampling.probabilities(logits.float()).view(texts, width, -1)
+        parts = [logits[at : at + AT_ONCE] for at in range(0, len(logits), AT_ONCE)]
+        p = torch.cat([self.sampling.probabilities(rows.float()) for rows in parts])
+        p = p.view(texts, width, -1)
         accepted, token = accept_drawn(p, self.q.transpose(0, 1), proposed, gammas.long(), uniforms[:, :width])
         stands = accepted[:, None]
         place = last + 1 + stands  # of a text that takes no part, where its last token is

@@ -8,8 +8,10 @@ from typing import cast
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from transformers import PreTrainedModel
 
+from runtime.cuda import draws as draws_module
 from runtime.cuda import linear as linear_module
 from runtime.cuda import pair as pair_module
 from runtime.cuda.draws import Draws
@@ -158,8 +160,12 @@ def random_step(texts: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     return target.to(DEVICE), draft.contiguous().to(DEVICE), text.to(DEVICE), uniforms
 
 
+@pytest.mark.parametrize("at_once", [128, 7])
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_drawing_and_accepting_are_those_of_the_plain_loop(way: Sampling) -> None:
+def test_drawing_and_accepting_are_those_of_the_plain_loop(
+    way: Sampling, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(draws_module, "AT_ONCE", at_once)
     texts, width = 40, 5
     target, drafted, text, uniforms = random_step(texts, width)
     starts = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
@@ -203,6 +209,21 @@ def test_what_no_numbers_chose_is_not_accepted() -> None:
     assert results[0, 0] == 1
     assert results[0, 2:4].isnan().all()
     assert 0 <= results[0, 1] < VOCABULARY
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_nothing_waits_for_the_device(way: Sampling) -> None:
+    """What needs a value on the host raises on tensors that have none."""
+    texts, width = 3, 4
+    with FakeTensorMode():
+        text, starts = torch.zeros(texts, 9, dtype=torch.int32), torch.zeros(texts, dtype=torch.int32)
+        logits = torch.zeros(width, texts, VOCABULARY, dtype=torch.float16)
+        draws = Draws(way, logits, [starts])
+        draws.draft(1, logits[1], torch.zeros(texts, 5), text, starts)
+        target, signals = torch.zeros(texts * width, VOCABULARY), torch.zeros(texts * width, 5)
+        draws.accept(target, signals, text, starts, torch.zeros_like(starts), torch.zeros(texts, 5))
+        with pytest.raises(DataDependentOutputException):
+            int(starts[0])
 
 
 def test_numbers_ahead_are_those_that_come() -> None:
