@@ -143,10 +143,6 @@ class _Row:
         if len(sound) < len(new):
             self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
 
-    def to_draft(self, slot: int) -> float:
-        """Return the number that token `slot` of the step is drawn with."""
-        return self.uniforms.ahead(slot + 1)[slot] if self.uniforms else 0.0
-
     def to_verify(self) -> list[float]:
         """Return the numbers that decide on the proposals; the step's are used up then."""
         if self.uniforms is None:
@@ -211,11 +207,9 @@ def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float
 
 
 def _to_draft(pair: GraphPair, rows: Sequence[_Row], slot: int) -> list[float]:
-    """Return the numbers that a draft call draws with; those of other rows mean nothing."""
-    uniforms = [0.0] * pair.texts
-    for row in rows:
-        uniforms[row.place] = row.to_draft(slot)
-    return uniforms
+    """Return the numbers that a draft call draws with: none greedily; those of other rows mean nothing."""
+    numbers = {row.place: row.uniforms.ahead(slot + 1)[slot] for row in rows if row.uniforms}
+    return [numbers.get(place, 0.0) for place in range(pair.texts)] if numbers else []
 
 
 def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
