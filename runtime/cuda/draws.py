@@ -59,7 +59,7 @@ class Draws:
         self.q[slot] = self.sampling.probabilities(logits.float())
         token = draw(self.q[slot], uniforms)
         signals[:, 4] = token
-        text.scatter_(1, (starts.long() + slot + 1)[:, None], token.int()[:, None])
+        text.scatter_(1, (starts.long() + (slot + 1))[:, None], token.int()[:, None])
 
     def accept(
         self, logits: Tensor, signals: Tensor, text: Tensor, starts: Tensor, gammas: Tensor, results: Tensor
@@ -77,16 +77,16 @@ class Draws:
         texts = len(starts)
         width = len(logits) // texts
         uniforms = self._verifying.to(logits.device, non_blocking=True)
-        last = starts.long()[:, None]
-        proposed = text.gather(1, last + 1 + torch.arange(width - 1, device=text.device)).long()
+        first = starts.long()[:, None] + 1
+        proposed = text.gather(1, first + torch.arange(width - 1, device=text.device)).long()
         parts = [logits[at : at + AT_ONCE] for at in range(0, len(logits), AT_ONCE)]
         p = torch.cat([self.sampling.probabilities(rows.float()) for rows in parts])
         p = p.view(texts, width, -1)
         accepted, token = accept_drawn(p, self.q.transpose(0, 1), proposed, gammas.long(), uniforms[:, :width])
         stands = accepted[:, None]
-        place = last + 1 + stands  # of a text that takes no part, where its last token is
+        place = first + stands  # of a text that takes no part, where its last token is
         text.scatter_(1, place, torch.where(stands < 0, text.gather(1, place), token.int()[:, None]))
-        starts += accepted.int() + 1
+        starts += accepted + 1
         own = signals.view(texts, width, -1).gather(1, stands.clamp_min(0)[..., None].expand(-1, 1, 2))[:, 0]
         results[:, :4] = torch.cat([stands, token[:, None], own], 1)
 
