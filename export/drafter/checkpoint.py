@@ -46,7 +46,9 @@ def save_checkpoint(path: Path, settings: dict[str, Any], position: Position, st
         try:
             torch.save(state, file)
         except RuntimeError as error:  # torch trips over what it has not written because the disk is full
-            raise error.__context__ if isinstance(error.__context__, OSError) else error
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def load_checkpoint(path: Path, settings: dict[str, Any], students: list[Student]) -> Position:
