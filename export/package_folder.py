@@ -50,10 +50,11 @@ def check_destination(folder: Path, package: str, files: Collection[str]) -> Non
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
+def replacing(folder: Path, package: str, files: Collection[str]) -> Iterator[Path]:
     """Yield an empty folder beside `folder`; on success it takes the place of `folder`, on failure it goes.
 
-    Whoever looks at `folder` sees the old package whole or the new one whole, whenever the process ends.
+    Whoever looks at `folder` sees the old package whole or the new one whole, whenever the process ends. What may be
+    replaced is looked at once more at the end, since much may have been put there meanwhile: see `check_destination`.
 
     Raises:
         SpeckvError: if a folder cannot be made or renamed there.
@@ -65,6 +66,7 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         yield staging
+        check_destination(folder, package, files)
         _swap(staging, folder)
     except OSError as error:
         raise SpeckvError(f"cannot write {folder}: {error.strerror or error}; the old package is untouched") from None

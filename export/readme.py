@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(argv)
     before = README.read_text(encoding="utf-8")
     after = fill(before)
-    README.write_text(after, encoding="utf-8")
+    unfinished = README.with_name(f".{README.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(after, encoding="utf-8")
+        unfinished.replace(README)
+    finally:
+        unfinished.unlink(missing_ok=True)
     print("README.md is up to date" if after == before else "README.md rewritten")
     return 0
 
@@ -146,7 +152,7 @@ def drafter() -> str:
 
 def precisions() -> str:
     """What compressing the target costs and changes, a table for each device."""
-    rows = [row for path in sorted(RESULTS.glob("precisions_*.json")) for row in read_rows(path)]
+    rows = [row for path in sorted(RESULTS.glob("precisions_*.json")) for row in read_rows(path, "precisions")]
     return "\n\n".join(_precisions(same) for same in _alike(rows, ("target", "draft", "device", "threads", "waiting")))
 
 
@@ -223,7 +229,7 @@ def live() -> str:
 
     What an interrupted run left is no result.
     """
-    rows = [row for path in sorted(RESULTS.glob("live_*.json")) for row in read_rows(path) if row["complete"]]
+    rows = [row for path in sorted(RESULTS.glob("live_*.json")) for row in read_rows(path, "bench") if row["complete"]]
     names = ("target", "draft", "device", "threads", "prompts", "max_new_tokens", "versions")
     return "\n\n".join(_live(same) for same in _alike(rows, names))
 
@@ -258,7 +264,7 @@ def _live_cells(comparison: dict[str, Any], name: str) -> tuple[str, str]:
 
 def roofline() -> str:
     """The fast loop's calls beside what reading their bytes takes, a table for each device; without results nothing."""
-    rows = [row for path in sorted(RESULTS.glob("roofline_*.json")) for row in read_rows(path)]
+    rows = [row for path in sorted(RESULTS.glob("roofline_*.json")) for row in read_rows(path, "roofline")]
     return "\n\n".join(_roofline(same) for same in _alike(rows, ("device",)))
 
 

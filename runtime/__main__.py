@@ -14,6 +14,8 @@ from runtime.terminal import discard_output, open_missing
 # Read by OpenMP when torch is imported. By default its threads spin while they wait for each other, and one other busy
 # process then makes a small model's forward pass twenty times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Read by transformers: otherwise it may fetch compiled kernels from Hub repositories that nobody named.
+os.environ.setdefault("USE_HUB_KERNELS", "NO")
 
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "accelerate", "safetensors"), "loop"),

@@ -19,6 +19,8 @@ DEFAULT_PROMPTS = Path(__file__).resolve().parent / "data" / "prompts.jsonl"
 LARGEST = 64 << 20
 """Bytes of a file of prompts."""
 
+OVERALL = "overall"
+"""What results call all tasks together; no task may be called so."""
 _TASK_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -59,6 +61,18 @@ def first_of_each_task(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     return [prompt for prompt in prompts if prompt.index in chosen]
 
 
+def check_task(task: str, what: str) -> None:
+    """Refuse a task's name that a terminal, a page or a key cannot take, or that stands for all tasks.
+
+    Raises:
+        SpeckvError: which begins with `what`.
+    """
+    if not _TASK_NAME.fullmatch(task):
+        raise SpeckvError(f"{what} may hold letters, digits, '_' and '-' only, not '{task}'")
+    if task == OVERALL:
+        raise SpeckvError(f"{what} is '{OVERALL}', which results call all tasks together: give it another name")
+
+
 def _parse(line: str, index: int, place: str) -> Prompt:
     try:
         record = json.loads(line)
@@ -76,6 +90,5 @@ def _parse(line: str, index: int, place: str) -> Prompt:
             raise SpeckvError(f"{place}: field '{field}' must be a non-empty text")
         if any("\ud800" <= character <= "\udfff" for character in record[field]):
             raise SpeckvError(f"{place}: field '{field}' holds half of a surrogate pair, which is no text")
-    if not _TASK_NAME.fullmatch(record["task"]):
-        raise SpeckvError(f"{place}: field 'task' may hold letters, digits, '_' and '-' only, not '{record['task']}'")
+    check_task(record["task"], f"{place}: field 'task'")
     return Prompt(index, record["task"], record["prompt"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,49 +18,70 @@ ADVICE = "give another --output"
 
 
 class RowsFile:
-    """`{"rows": [...]}`: a new row takes the place of the one that says the same of its `names`.
+    """`{"kind": …, "rows": [...]}`: a new row takes the place of the one that says the same of its `names`.
 
     An unfinished row (`"complete": false`) never takes the place of a finished one: it stands beside it until a
-    finished one takes the place of both. The file is whole at all times.
+    finished one takes the place of both. The file is whole at all times; behind a link, it is the file that is written.
 
     Args:
         path: of the file, which need not exist.
+        kind: of its rows: what wrote them.
         names: fields that tell rows apart.
 
     Raises:
         SpeckvError: if the path holds something else, or nothing can be written there.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self.path, self.names = path, tuple(names)
-        self.rows = read_rows(path) if path.exists() else []
-        if not path.parent.is_dir():
-            raise SpeckvError(f"{path.parent} is no folder: make it, or {ADVICE}")
+    def __init__(self, path: Path, kind: str, names: Sequence[str]) -> None:
+        self.path, self.kind, self.names = path, kind, tuple(names)
+        self._file = path.resolve()
+        self._read()
+        self._write("", lambda _: None)  # now, before anything is measured
 
     def put(self, row: Mapping[str, Any]) -> None:
-        """Keep a row, and write the file."""
+        """Keep a row beside those that are in the file by now, and write it.
+
+        Raises:
+            SpeckvError: if that fails; the file is as it was.
+        """
         new = json.loads(json.dumps(row))
-        self.rows = [old for old in self.rows if not self._replaces(new, old)]
-        self.rows.append(new)
-        unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        rows = [*(old for old in self._read() if not self._replaces(new, old)), new]
+        text = json.dumps({"kind": self.kind, "rows": rows}) + "\n"
+        self._write(text, lambda unfinished: unfinished.replace(self._file))
+
+    def _read(self) -> list[dict[str, Any]]:
+        return read_rows(self.path, self.kind) if self._file.exists() else []
+
+    def _write(self, text: str, finish: Callable[[Path], object]) -> None:
+        unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         try:
-            unfinished.write_text(json.dumps({"rows": self.rows}) + "\n", encoding="utf-8")
-            unfinished.replace(self.path)
-        finally:
+            unfinished.write_text(text, encoding="utf-8")
+            finish(unfinished)
             unfinished.unlink(missing_ok=True)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise SpeckvError(f"{self.path} cannot be written ({error.strerror or error}): {ADVICE}") from None
 
     def _replaces(self, new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
         same = all(new.get(name) == old.get(name) for name in self.names)
         return same and (new.get("complete", True) or not old.get("complete", True))
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file.
+def read_rows(path: Path, kind: str) -> list[dict[str, Any]]:
+    """Return the rows of a file of one kind.
 
     Raises:
-        SpeckvError: if it cannot be read, or holds something else.
+        SpeckvError: if it cannot be read, or holds something else, whatever stands beside the rows.
     """
-    rows = parse_object(path, read_within(path, LARGEST, ADVICE), ADVICE).get("rows")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise SpeckvError(f"{path} holds no rows of measurements: {ADVICE}")
+    content = parse_object(path, read_within(path, LARGEST, ADVICE), ADVICE)
+    rows = content.get("rows")
+    if (
+        content.keys() != {"kind", "rows"}
+        or not isinstance(rows, list)
+        or not all(isinstance(row, dict) for row in rows)
+    ):
+        raise SpeckvError(f"{path} holds something else than rows of measurements: {ADVICE}")
+    if content["kind"] != kind:
+        raise SpeckvError(f"{path} holds rows of '{content['kind']}', not of '{kind}': {ADVICE}")
     return rows

@@ -190,6 +190,12 @@ def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
         run(["precisions", "--precision", "fp32", "--device", "cpu"])
 
 
+@pytest.mark.parametrize(("signals", "mixed"), [("3 0.5 1 0.4", "entropy"), ("0.5 0.4 1 0.9", "confidence")])
+def test_signals_in_another_order_are_refused(signals: str, mixed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["select", "--signals", *signals.split(), "--compression", "nf4"]) == 2
+    assert mixed in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("stream", ["1", "2"])
 @pytest.mark.parametrize("form", [[], ["--json"]])
 def test_a_stream_that_is_missing_is_no_error(form: list[str], stream: str) -> None:

@@ -22,12 +22,15 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in SOCKET, reason="needs seccomp of Linux on x86-64 or arm64"
 )
 
+DEFAULT = ["--max-new-tokens", "2", "--device", "cpu"]
 FEW = ["--max-new-tokens", "4", "--prompts", "P"]
 COMMANDS = {
     "select": ["runtime", "select", "--signals", "0.9", "0.82", "1.7", "0.55"],
     "latency": ["runtime", "latency", "--rounds", "3"],
     "generate": ["runtime", "generate", "w5 w6", *PAIR, "--max-new-tokens", "4"],
-    "the default pair": ["runtime", "generate", "Hello", "--max-new-tokens", "2", "--device", "cpu"],
+    "the default pair": ["runtime", "generate", "Hello", *DEFAULT],
+    "int8": ["runtime", "generate", "w5 w6", *PAIR, "--max-new-tokens", "4", "--target-precision", "int8"],
+    "nf4": ["runtime", "generate", "Hello", *DEFAULT, "--target-precision", "nf4"],  # whose rows 4-bit kernels divide
     "many": ["runtime", "generate", *PAIR, *FEW, "--rows", "2", "--json"],
     "profile": ["runtime", "profile", *PAIR, *FEW, "--precision", "fp32", "--output", "O"],
     "precisions": ["runtime", "precisions", *PAIR, "--precision", "fp32", "--max-new-tokens", "2"],
@@ -73,3 +76,18 @@ def test_a_library_in_c_is_caught_too(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(tmp_path), str(GOLDEN.parents[1])])
     done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, check=False)
     assert done.returncode == -signal.SIGSYS
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_code_is_not_fetched_from_repositories_that_nobody_named(precision: str, tmp_path: Path) -> None:
+    """bitsandbytes does, on processors with AVX512-BF16, where `kernels` is installed."""
+    (tmp_path / "kernels.py").write_text("def get_kernel(*_, **__):\n    open('fetched', 'w')\n")
+    script = "import sys; from runtime.pair.target import load_target; load_target(sys.argv[1], sys.argv[2], 'cpu')"
+    paths = os.pathsep.join([str(tmp_path), str(GOLDEN.parents[1])])
+    command = [sys.executable, "-c", script, str(TARGET), precision]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "fetched").exists()
+    assert "kernels" not in done.stderr

@@ -85,7 +85,7 @@ def test_live_results_make_a_table_each_and_nothing_where_there_are_none(
         "other": [fp16],
     }
     for name, rows in files.items():
-        (tmp_path / f"{name}.json").write_text(json.dumps({"rows": rows}))
+        (tmp_path / f"{name}.json").write_text(json.dumps({"kind": "bench", "rows": rows}))
     made = fill(fill(marked))
     assert made.count("|  | fp16, tok/s | ratio | nf4, tok/s | ratio |\n|---|--:|--:|--:|--:|\n") == 2
     assert made.count("| adaptive | 12.3 | 1.06 (0.98 – 1.10) | 9.0 | 0.75 |\n| assisted | 9.0 | 0.75 | – | – |\n") == 2
@@ -103,7 +103,8 @@ def test_roofline_results_make_a_table_for_each_device(tmp_path: Path, monkeypat
         "draft": {"ms": 0.7, "limit_ms": 0.5, "times_limit": 1.4},
         "verify": {"ms": 2.1234, "limit_ms": 1.5, "times_limit": 1.416},
     }
-    (tmp_path / "roofline_m.json").write_text(json.dumps({"rows": [row, {**row, "device": "N", "peak_bytes": None}]}))
+    rows = [row, {**row, "device": "N", "peak_bytes": None}]
+    (tmp_path / "roofline_m.json").write_text(json.dumps({"kind": "roofline", "rows": rows}))
     made = fill(fill(marked))
     assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | 1.05 |" in made
     assert "| llama-3.2 | fp16 | 4,096 | 0.700 | 1.40 | 2.123 | 1.42 | – |" in made

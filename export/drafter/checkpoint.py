@@ -45,7 +45,7 @@ def save_checkpoint(path: Path, settings: dict[str, Any], position: Position, st
     with replacing_file(path, f"{path.name}.tmp") as partial, partial.open("wb") as file:
         try:
             torch.save(state, file)
-        except RuntimeError as error:  # torch trips over what could not be written
+        except RuntimeError as error:  # torch trips over what it has not written because the disk is full
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise

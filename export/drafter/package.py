@@ -76,7 +76,7 @@ def write_package(
         LICENSE_FILE: licence(origin.target).encode(),
     }
     files[MANIFEST_FILE] = manifest(PACKAGE_NAME, files)
-    with replacing(folder) as staging:
+    with replacing(folder, PACKAGE_NAME, FILES) as staging:
         for name, data in files.items():
             (staging / name).write_bytes(data)
     return sum(map(len, files.values()))

@@ -86,7 +86,7 @@ def _export(
     weights = read_weights(pickled)
     begin("building the graphs")
     files = package_files(pickled, weights, figures, arguments.opset)
-    with replacing(folder) as staging:
+    with replacing(folder, PACKAGE_NAME, FILES) as staging:
         for name, data in files.items():
             (staging / name).write_bytes(data)
         begin("comparing every file with the regressor")

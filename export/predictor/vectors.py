@@ -23,6 +23,7 @@ from export.predictor.weights import read_weights
 from runtime.artifacts import package_folder
 from runtime.contract import COMPRESSION_CODES, DECISION_FILE, PACKAGE_NAME, PICKLE_FILE, PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
+from runtime.files import read_object
 
 VECTORS = Path(__file__).resolve().parents[2] / "tests" / "vectors" / "decisions.json"
 CLEAR_MARGIN = 1e-6
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
         "--output", type=Path, default=VECTORS, metavar="FILE", help="default: tests/vectors/ of a clone"
     )
     file: Path = parser.parse_args(argv).output
+    _check_place(file)
     content = vectors()
     text = as_text(content)
     staging = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -72,6 +74,17 @@ def main(argv: Sequence[str]) -> int:
         raise SpeckvError(f"{file}: {error.strerror}: choose another place with --output") from None
     print(f"{file}: {len(content['cases'])} cases, {len(text):,} bytes")
     return 0
+
+
+def _check_place(file: Path) -> None:
+    """Raise SpeckvError unless there is nothing, or a file of vectors."""
+    advice = "choose another place with --output"
+    if not os.path.lexists(file):
+        return
+    if not file.is_file() or file.is_symlink():
+        raise SpeckvError(f"{file} is no ordinary file: {advice}")
+    if not {"regressor_sha256", "cases"} <= read_object(file, advice).keys():
+        raise SpeckvError(f"{file} holds something else than vectors: {advice}")
 
 
 def vectors() -> dict[str, Any]:

@@ -67,7 +67,7 @@ def _export(files: list[Traces], replayed: list[Replayed], folder: Path, seed: i
     training = {"seed": seed, "decisions": len(rows.features), "traces": [traces.source() for traces in files]}
     hashes = [sha256 for traces in files for sha256 in (traces.sha256, traces.verified_sha256) if sha256]
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    with replacing(folder) as staging:
+    with replacing(folder, STOPPER_NAME, FILES) as staging:
         performance = _performance(validations, replayed)
         for name, data in package_files(weights, digest, training, performance).items():
             (staging / name).write_bytes(data)

@@ -11,7 +11,7 @@ from runtime.bench.meeting import Meeting
 from runtime.bench.plan import Plan
 from runtime.bench.reference import NearTie, Reference
 from runtime.bench.score import Runs, Score, compare
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 
 RESAMPLES = 10_000
 SEED = 0

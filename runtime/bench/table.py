@@ -8,7 +8,7 @@ from rich.table import Table
 
 from runtime.bench.bench import Comparison
 from runtime.bench.score import Interval
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 
 BLANK = "–"
 

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
             make_policy(name, "fp16")  # refuses a wrong name before any model is loaded
     prompts = read_prompts(options.prompts)
     per_task = options.per_task or (None if options.prompts else PER_TASK)
-    kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
+    kept = RowsFile(options.output, "bench", NAMES_OF_A_ROW) if options.output else None
     from runtime.bench.plan import Plan
     from runtime.pair.draft import check_draft
     from runtime.pair.target import check_precision, resolve_device

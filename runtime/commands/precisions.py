@@ -42,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure each precision in turn and print the table."""
-    kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
+    kept = RowsFile(options.output, "precisions", NAMES_OF_A_ROW) if options.output else None
     from rich.progress import track
 
     from runtime.pair.target import check_precision, load_target, resolve_device

@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print."""
-    kept = RowsFile(options.output, NAMES_OF_A_ROW) if options.output else None
+    kept = RowsFile(options.output, "roofline", NAMES_OF_A_ROW) if options.output else None
     rows = []
     for row in _measure(options):
         rows.append(row)

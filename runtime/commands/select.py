@@ -10,6 +10,7 @@ from runtime.contract import COMPRESSION_CODES, PUBLISHED_CANDIDATES
 from runtime.decision.selector import Decision, GammaSelector
 from runtime.decision.session import PROVIDERS
 from runtime.decision.signals import Signals
+from runtime.errors import SpeckvError
 from runtime.terminal import open_console
 
 
@@ -40,12 +41,24 @@ def run(options: argparse.Namespace) -> int:
     """Decide and print."""
     selector = GammaSelector(providers=options.provider)
     candidates = options.candidates or list(PUBLISHED_CANDIDATES)
-    decision = selector.select(Signals(*options.signals), options.compression, candidates, options.step_cost)
+    signals = Signals(*options.signals)
+    _check_order(signals)
+    decision = selector.select(signals, options.compression, candidates, options.step_cost)
     if options.json:
         print(json.dumps(_as_json(decision, candidates, selector.provider)))
     else:
         _print_table(decision, candidates, options.step_cost, selector.provider)
     return 0
+
+
+def _check_order(signals: Signals) -> None:
+    """Refuse what no draft can say: the order of the four is easily mixed up."""
+    if signals.mean_draft_entropy > signals.max_draft_entropy:
+        raise SpeckvError("--signals: the mean entropy (first) is above the highest (third): keep that order")
+    if signals.mean_draft_confidence < signals.min_draft_confidence:
+        raise SpeckvError(
+            "--signals: the mean confidence (second) is below the lowest (fourth): give them in that order"
+        )
 
 
 def _as_json(decision: Decision, candidates: list[int], provider: str) -> dict[str, object]:

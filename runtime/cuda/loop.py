@@ -1,8 +1,12 @@
-"""The greedy loop on a `GraphPair`: the phases of the plain loop, each begun on the device before the host needs it.
+"""The loop on a `GraphPair`: the phases of the plain loop, each begun on the device before the host needs it.
 
 A step is one for all rows: the draft goes on while any row wants another token, and the target verifies as many tokens
 as the longest of them. Each row keeps its own gamma, acceptance and end; what was drafted for it beyond its gamma is
 not looked at.
+
+When sampling, every text has the random numbers that the plain loop draws for it: one for each token drafted up to its
+gamma, then one for each of them again and one for the target's own. Numbers that others of its tokens were drafted with
+are taken for what comes next: nothing was done with those tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from runtime.cuda.pair import RESTS, GraphPair, Verified
 from runtime.loop.commit import Ends
 from runtime.loop.failure import no_numbers, targets_own
 from runtime.loop.generate import Step
+from runtime.loop.sampling import Sampling
 from runtime.loop.texts import Text, TextStep
+from runtime.loop.uniforms import Uniforms
 from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
 
@@ -41,8 +47,15 @@ def speculate_greedily(
         yield done.step
 
 
-def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[Policy]) -> Iterator[TextStep]:
-    """Generate the target's greedy tokens after every prompt, a row of the pair for each of as many texts at a time.
+def speculate_texts(
+    pair: GraphPair,
+    texts: Iterable[Text],
+    policies: Sequence[Policy],
+    *,
+    sampling: Sampling | None = None,
+    seed: int = 0,
+) -> Iterator[TextStep]:
+    """Generate after every prompt, a row of the pair for each of as many texts at a time.
 
     A row whose text has ended takes the next one. The first token of a step is drafted while the host still reads what
     became of the step before: the device need not wait, and policies that then draft nothing have lost one draft
@@ -58,12 +71,19 @@ def speculate_texts(pair: GraphPair, texts: Iterable[Text], policies: Sequence[P
         pair: with a row for each policy at least.
         texts: asked for the next one when a row is free.
         policies: one for each row; it sees all texts of its row, one after the other.
+        sampling: greedy by default.
+        seed: of each text's draws when sampling; the tokens are the plain loop's, as far as rounding allows and a
+            policy does not ask for more than the pair's longest.
 
     Raises:
         TargetError: if the pair fails; the steps before it stand.
     """
+    choice = sampling or Sampling()
+    with targets_own(0):
+        pair.choose(choice)
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
-    free = [_Row(place, policy) for place, policy in enumerate(policies)]
+    draws = None if choice.greedy else seed
+    free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]
     rows: list[_Row] = []
     ahead = False
     while True:
@@ -86,6 +106,8 @@ class _Row:
 
     place: int
     policy: Policy
+    seed: int | None
+    """Of each text's draws; None when greedy."""
     guarded: Guarded = field(init=False)
     """It, for the text."""
     number: int = 0
@@ -94,6 +116,8 @@ class _Row:
     """Tokens of the text at most."""
     eos: Collection[int] = ()
     stop: Ends | None = None
+    uniforms: Uniforms | None = None
+    """Of the text, when sampling."""
     ended: bool = False
     unseen: int = 1
     """Committed tokens that are new to the draft."""
@@ -104,6 +128,7 @@ class _Row:
 
     def begin(self, number: int, text: Text) -> _Row:
         """Start a new text."""
+        self.uniforms = None if self.seed is None else Uniforms(self.seed)
         self.number, self.tokens, self.end = number, list(text.prompt), len(text.prompt) + text.max_new_tokens
         self.eos, self.stop, self.ended, self.unseen = text.eos, text.stop, False, 1
         self.guarded = Guarded(self.policy)
@@ -117,6 +142,13 @@ class _Row:
         self.proposed += [token for _, token in sound]
         if len(sound) < len(new):
             self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
+
+    def to_verify(self) -> list[float]:
+        """Return the numbers that decide on the proposals; the step's are used up then."""
+        if self.uniforms is None:
+            return []
+        self.uniforms.take(self.drafted.count)
+        return self.uniforms.take(self.drafted.count + 1)
 
     def commit(self, verified: Verified, drafted: int, times: tuple[float, float]) -> TextStep:
         """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
@@ -146,15 +178,15 @@ def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tu
     """
     start = time.perf_counter()
     drafted = _draft(pair, rows, int(ahead))
-    gammas = [RESTS] * pair.texts
+    gammas, uniforms = [RESTS] * pair.texts, [list[float]()] * pair.texts
     for row in rows:
-        gammas[row.place] = row.drafted.count
+        gammas[row.place], uniforms[row.place] = row.drafted.count, row.to_verify()
     longest = max(gammas)
     middle = time.perf_counter()
     with targets_own(max(len(row.tokens) for row in rows)):
-        pair.verify(gammas)
+        pair.verify(gammas, uniforms)
         drafting = [row for row in rows if row.limit > row.drafted.count and not row.guarded.draft_failed]
-        ahead = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting)
+        ahead = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
         verified = pair.verified()
     times = (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3
     steps = []
@@ -164,14 +196,20 @@ def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tu
     return steps, ahead
 
 
-def _draft_ahead(pair: GraphPair, rows: Sequence[_Row]) -> bool:
+def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float]) -> bool:
     """Begin to draft the next step's first token; return whether it is under way."""
     try:
-        pair.draft(0, 2)
+        pair.draft(0, 2, uniforms)
     except Exception as error:
         _drop_draft(rows, error)
         return False
     return True
+
+
+def _to_draft(pair: GraphPair, rows: Sequence[_Row], slot: int) -> list[float]:
+    """Return the numbers that a draft call draws with: none greedily; those of other rows mean nothing."""
+    numbers = {row.place: row.uniforms.ahead(slot + 1)[slot] for row in rows if row.uniforms}
+    return [numbers.get(place, 0.0) for place in range(pair.texts)] if numbers else []
 
 
 def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
@@ -194,17 +232,38 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
         if not goals:
             return begun
         longest = max(goal for _, goal in goals)
-        try:
-            for slot in range(begun, longest):
-                pair.draft(slot, unseen)
-            read += [pair.drafted(slot) for slot in range(len(read), longest)]
-        except Exception as error:
-            _drop_draft(rows, error)
-            return begun
-        begun = max(begun, longest)
+        begun, failure = _begin(pair, rows, begun, longest, unseen)
+        failure = _read(pair, read, min(begun, longest)) or failure
+        # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
         for row, goal in goals:
-            row.propose([read[slot][row.place] for slot in range(row.drafted.count, goal)])
+            row.propose([read[slot][row.place] for slot in range(row.drafted.count, min(goal, len(read)))])
+        if failure:
+            _drop_draft(rows, failure)
+            return begun
         rows = [row for row, _ in goals]
+
+
+def _begin(
+    pair: GraphPair, rows: Sequence[_Row], begun: int, longest: int, unseen: int
+) -> tuple[int, Exception | None]:
+    """Begin to draft up to `longest` tokens a row; return how many are begun then, and what failed."""
+    try:
+        for slot in range(begun, longest):
+            pair.draft(slot, unseen, _to_draft(pair, rows, slot))
+            begun = slot + 1
+    except Exception as error:
+        return begun, error
+    return begun, None
+
+
+def _read(pair: GraphPair, read: list[list[tuple[TokenSignals, int]]], count: int) -> Exception | None:
+    """Wait until `count` drafted tokens of every row are read; return what failed."""
+    try:
+        while len(read) < count:
+            read.append(pair.drafted(len(read)))
+    except Exception as error:
+        return error
+    return None
 
 
 def _until_end(

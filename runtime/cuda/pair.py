@@ -1,5 +1,5 @@
-"""A draft and its target on static caches, decoding greedily: the text, the caches' lengths and acceptance stay on
-the device, and each call below is one CUDA graph."""
+"""A draft and its target on static caches: the text, the caches' lengths, draws and acceptance stay on the device, and
+each call below is one CUDA graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from transformers import PreTrainedModel
 
 from runtime.cuda.decoder import Decoder
+from runtime.cuda.draws import Draws
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.tokens import RESULT, SIGNALS, accept, chunks, distance, read
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
+from runtime.loop.sampling import Sampling
 from runtime.policies.policy import TokenSignals
 
 CHUNK = 64
@@ -91,9 +93,25 @@ class GraphPair:
         self._signals = on_host(longest, texts, SIGNALS)
         self._results = on_host(texts, RESULT)
         self._host_signals, self._host_results = self._signals.numpy(), self._results.numpy()
-        self.graphs = Graphs([self.text, self.starts, self.cursor, self.gammas])
+        self.state = [self.text, self.starts, self.cursor, self.gammas]
+        self.graphs = Graphs(self.state)
+        self.sampling = Sampling()
+        self.draws: Draws | None = None
         self._drafted = [_event(device) for _ in range(longest)]
         self._verified = _event(device)
+
+    @torch.inference_mode()
+    def choose(self, sampling: Sampling) -> None:
+        """Choose tokens so from now on; greedily before. The graphs of the last way to draw are kept, and no others."""
+        if not sampling.greedy and (self.draws is None or self.draws.sampling != sampling):
+            self.draws = None  # makes room for the next
+            self.draws = Draws(sampling, self.draft_logits, self.state)
+        self.sampling = sampling
+
+    @property
+    def _drawing(self) -> Draws | None:
+        """What tokens are drawn with; None when greedy."""
+        return None if self.sampling.greedy else self.draws
 
     @torch.inference_mode()
     def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
@@ -141,29 +159,39 @@ class GraphPair:
             model.forward(self.text, self.joining[:texts], self.cursor[:texts], 0, width)
 
     @torch.inference_mode()
-    def draft(self, slot: int, unseen: int) -> None:
-        """Begin to draft the token number `slot` ≥ 0 of a step, where at most `unseen` tokens are new to the draft."""
-        if slot:
-            self.graphs.run(("draft", slot, 1), lambda: self._draft(slot, 1))
-        else:
+    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = ()) -> None:
+        """Begin to draft the token number `slot` ≥ 0 of a step.
+
+        Args:
+            slot: see above.
+            unseen: tokens that are new to the draft, at most; only the first call of a step looks at it.
+            uniforms: in [0, 1), one for each text, when sampling.
+        """
+        width = 1
+        if not slot:
             # What lies further back than the widest call is read like a prompt.
             while unseen > CHUNK:
                 torch.add(self.starts, 1 - unseen, out=self.cursor).clamp_min_(0)
                 self.graphs.run("catch up", self._catch_up)
                 unseen -= CHUNK
             width = next(width for width in CATCH_UP if width >= unseen)
-            self.graphs.run(("draft", 0, width), lambda: self._draft(0, width))
+        draws = self._drawing
+        if draws:
+            draws.give_draft(slot, uniforms)
+        (draws or self).graphs.run(("draft", slot, width), lambda: self._draft(slot, width, draws))
         _record(self._drafted[slot])
 
     def _catch_up(self) -> None:
         self.draft_model.forward(self.text, self.rows, self.cursor, 0, CHUNK)
 
-    def _draft(self, slot: int, width: int) -> None:
+    def _draft(self, slot: int, width: int, draws: Draws | None) -> None:
         x = self.draft_model.forward(self.text, self.rows, self.starts, slot + 1 - width, width)[:, -1]
         logits, signals = self.draft_logits[slot], self.draft_signals[slot]
         self.draft_model.head(x, logits)
-        write = self.text, self.starts, slot + 1
+        write = None if draws else (self.text, self.starts, slot + 1)
         read(logits, self.parts, self.arrived, self.tokens, signals, write)
+        if draws:
+            draws.draft(slot, logits, signals, self.text, self.starts)
         self._signals[slot].copy_(signals, non_blocking=True)
 
     def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
@@ -175,20 +203,29 @@ class GraphPair:
         ]
 
     @torch.inference_mode()
-    def verify(self, gammas: Sequence[int]) -> None:
-        """Begin to verify the first `gammas[b]` tokens that were drafted for each text; see `RESTS`."""
+    def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
+        """Begin to verify the first `gammas[b]` tokens that were drafted for each text; see `RESTS`.
+
+        When sampling, `uniforms[b]` are `gammas[b]` + 1 numbers in [0, 1).
+        """
         width = max(gammas) + 1
         self._gammas.numpy()[:] = gammas
-        self.graphs.run(("verify", width), lambda: self._verify(width))
+        draws = self._drawing
+        if draws:
+            draws.give_verification(uniforms)
+        (draws or self).graphs.run(("verify", width), lambda: self._verify(width, draws))
         _record(self._verified)
 
-    def _verify(self, width: int) -> None:
+    def _verify(self, width: int, draws: Draws | None) -> None:
         self.gammas.copy_(self._gammas, non_blocking=True)
         x = self.target_model.forward(self.text, self.rows, self.starts, 0, width).flatten(0, 1)
         logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
         self.target_model.head(x, logits)
         read(logits, self.parts, self.arrived, self.tokens, signals)
-        accept(self.text, self.starts, self.gammas, width, self.tokens, signals, self.results)
+        if draws:
+            draws.accept(logits, signals, self.text, self.starts, self.gammas, self.results)
+        else:
+            accept(self.text, self.starts, self.gammas, width, self.tokens, signals, self.results)
         distance(
             logits, signals, width, self.draft_logits, self.draft_signals, self.gammas, self.results, self.parts,
             self.arrived,

@@ -42,16 +42,39 @@ def accept_sampled(p: Tensor, q: Tensor | None, proposed: Tensor, uniforms: Tens
     Returns:
         How many tokens stand, and the token after them: int64 `[]`.
     """
-    # The draft has no distribution after its last token: there nothing is subtracted from p.
-    q = torch.zeros_like(p) if q is None else torch.nn.functional.pad(q, (0, 0, 0, 1))  # [gamma + 1, V]
-    at = torch.arange(len(proposed), device=p.device)
+    gammas = proposed.new_full((1,), len(proposed))
+    none = p.new_zeros(1, 1, p.shape[1])
+    accepted, token = accept_drawn(p[None], none if q is None else q[None], proposed[None], gammas, uniforms[None])
+    return accepted[0], token[0]
+
+
+def accept_drawn(p: Tensor, q: Tensor, proposed: Tensor, gammas: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """Do so for several texts at once, whose proposals are of different lengths.
+
+    Args:
+        p: float32 `[texts, width, V]`.
+        q: float32 `[texts, slots, V]`, slots ≥ 1 and ≥ width − 1.
+        proposed: int64 `[texts, width − 1]`; what is beyond a text's gamma is not looked at.
+        gammas: int64 `[texts]`, below `width`; −1 for a text that takes no part.
+        uniforms: float64 `[texts, width]`, of each text the first gamma + 1.
+
+    Returns:
+        How many tokens of each text stand, and the token after them: int64 `[texts]`; −1 and any token for a text that
+        takes no part.
+    """
+    at = torch.arange(proposed.shape[1], device=p.device)
+    own, drafted = (rows[:, : len(at)].gather(2, proposed[..., None])[..., 0] for rows in (p, q))  # [texts, width − 1]
     # u < p/q written without the division: q(x) > 0, since x was drawn from q.
-    stands = uniforms[:-1] * q[at, proposed] < p[at, proposed]
-    accepted = stands.cumprod(0).sum()
-    own = _row(p, accepted)[0]
-    residual = (own - _row(q, accepted)[0]).clamp_min(0)
+    stands = (uniforms[:, :-1] * drafted < own) & (at < gammas[:, None])
+    accepted = stands.cumprod(1).sum(1).minimum(gammas)
+    left = _row_of_each(p, accepted.clamp_min(0))  # [texts, V]
+    # The draft has no distribution after its last token: there nothing is subtracted from p.
+    rejected = (accepted < gammas)[:, None]
+    taken = _row_of_each(q, accepted.clamp(0, q.shape[1] - 1))
+    residual = torch.where(rejected, left - taken, left).clamp_min(0)
     # p = q up to rounding can leave nothing: then every token of p is as good.
-    return accepted, draw(torch.where(residual.any(), residual, own), uniforms[-1])
+    weights = torch.where(residual.any(-1, keepdim=True), residual, left)
+    return accepted, draw(weights, uniforms.gather(1, gammas.clamp_min(0)[:, None])[:, 0])
 
 
 def left_behind(logits: Tensor, draft_logits: Sequence[Tensor], accepted: Tensor) -> Tensor:
@@ -80,3 +103,8 @@ def verified_signals(target: Tensor, draft: Tensor) -> Tensor:
 def _row(rows: Tensor, index: Tensor) -> Tensor:
     """Return row `index` (int64 `[]`) of `[n, V]` as `[1, V]`; subscripting would wait for the device."""
     return rows.index_select(0, index[None])
+
+
+def _row_of_each(rows: Tensor, index: Tensor) -> Tensor:
+    """Return `rows[b, index[b]]`, `[n, V]`, from `[n, m, V]`."""
+    return rows.gather(1, index[:, None, None].expand(-1, 1, rows.shape[2]))[:, 0]

@@ -59,36 +59,40 @@ class Backend:
         """Generate; arguments, steps and errors are those of `speculate`."""
         choice = sampling or Sampling()
         scorers = cached_pair(self.draft, self.target)
-        if self.graphs is None or not choice.greedy:
+        if self.graphs is None:
             return speculate(
                 *scorers, prompt, policy, max_new_tokens=max_new_tokens, sampling=choice, eos=eos, stop=stop, seed=seed
             )
         check_text(*scorers, prompt, max_new_tokens)
-        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos, stop), policy)
+        return self._steps_on(self.graphs, Text(prompt, max_new_tokens, eos, stop), policy, choice, seed)
 
-    def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy) -> Iterator[Step]:
+    def _steps_on(self, graphs: GraphPair, text: Text, policy: Policy, choice: Sampling, seed: int) -> Iterator[Step]:
         """Generate a text on graphs; where these fail, the plain loop takes it up."""
         from runtime.cuda.loop import speculate_texts
 
         steps: list[Step] = []
         try:
-            for _, step, _ in speculate_texts(graphs, [text], [policy]):
+            for _, step, _ in speculate_texts(graphs, [text], [policy], sampling=choice, seed=seed):
                 steps.append(step)
                 yield step
         except TargetError as error:
             _tell(error)
-            yield from self._rest(text, steps, policy)
+            yield from self._rest(text, steps, policy, choice, seed)
 
-    def _rest(self, text: Text, steps: Sequence[Step], policy: Policy) -> Iterator[Step]:
-        """Generate greedily on the plain loop what follows after some steps."""
+    def _rest(self, text: Text, steps: Sequence[Step], policy: Policy, choice: Sampling, seed: int) -> Iterator[Step]:
+        """Generate on the plain loop what follows after some steps, with the random numbers that these have left."""
         written = [token for step in steps for token in step.tokens]
+        generator = torch.Generator().manual_seed(seed)
+        torch.rand(sum(2 * step.gamma + 1 for step in steps), generator=generator, dtype=torch.float64)
         return speculate(
             *cached_pair(self.draft, self.target),
             [*text.prompt, *written],
             policy,
             max_new_tokens=text.max_new_tokens - len(written),
+            sampling=choice,
             eos=text.eos,
             stop=text.stop,
+            seed=generator,
         )
 
     def texts(
@@ -111,7 +115,7 @@ class Backend:
         choice = sampling or Sampling()
         for text in texts:
             check_text(*cached_pair(self.draft, self.target), text.prompt, text.max_new_tokens)
-        if self.graphs is None or not choice.greedy:
+        if self.graphs is None:
             for number, (prompt, new, eos, stop) in enumerate(texts):
                 scorers = cached_pair(self.draft, self.target)
                 steps = speculate(
@@ -123,14 +127,14 @@ class Backend:
 
         unfinished: dict[int, list[Step]] = {number: [] for number in range(len(texts))}
         try:
-            for number, step, ended in speculate_texts(self.graphs, texts, policies):
+            for number, step, ended in speculate_texts(self.graphs, texts, policies, sampling=choice, seed=seed):
                 unfinished[number].append(step)
                 if ended:
                     yield number, unfinished.pop(number)
         except TargetError as error:
             _tell(error)
             for number, begun in unfinished.items():
-                yield number, [*begun, *self._rest(texts[number], begun, policies[0])]
+                yield number, [*begun, *self._rest(texts[number], begun, policies[0], choice, seed)]
 
 
 def _tell(error: TargetError) -> None:
@@ -148,36 +152,37 @@ def choose_backend(
         draft: the loaded draft.
         target: the loaded target.
         tokens: the longest text, prompt and new tokens.
-        sampling: how tokens are chosen; only greedy decoding has a fast loop.
+        sampling: how tokens are chosen, as far as known; another way costs its graphs when it is first asked for.
         rows: texts that are decoded side by side at most.
     """
-    reason = _obstacle(target, sampling)
+    reason = _obstacle(target)
     if reason is None:
         try:
-            return Backend(draft, target, _graph_pair(draft, target, tokens, rows), "CUDA graphs")
+            return Backend(draft, target, _graph_pair(draft, target, tokens, sampling, rows), "CUDA graphs")
         except Exception as error:  # whatever fails in there, the plain loop decodes the same tokens
             reason = " ".join(f"{error or type(error).__name__}".split())[:200]
     return Backend(draft, target, None, f"plain, because {reason}")
 
 
-def _obstacle(target: PreTrainedModel, sampling: Sampling) -> str | None:
+def _obstacle(target: PreTrainedModel) -> str | None:
     if target.get_input_embeddings().weight.device.type != "cuda":
         return "CUDA graphs need a GPU"
     if torch.version.hip:
         return "the kernels are written for NVIDIA's GPUs"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if not sampling.greedy:
-        return "CUDA graphs decode greedily"
     if getattr(target, "_tp_size", None):
         return "the target is split over processes"
     return None
 
 
-def _graph_pair(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, rows: int) -> GraphPair:
+def _graph_pair(
+    draft: PreTrainedModel, target: PreTrainedModel, tokens: int, sampling: Sampling, rows: int
+) -> GraphPair:
     from runtime.cuda.pair import GraphPair
 
     with torch.cuda.device(target.get_input_embeddings().weight.device):
         pair = GraphPair(draft, target, texts=rows, capacity=tokens, longest=LONGEST)
+        pair.choose(sampling)
         pair.warm_up()
     return pair

@@ -45,7 +45,7 @@ def speculate(
     sampling: TokenChoice | None = None,
     eos: Collection[int] = (),
     stop: Ends | None = None,
-    seed: int = 0,
+    seed: int | torch.Generator = 0,
 ) -> Iterator[Step]:
     """Generate with the target's own distribution, step by step (Leviathan 2023; Chen 2023).
 
@@ -62,7 +62,7 @@ def speculate(
         sampling: greedy by default.
         eos: token ids that end the text.
         stop: what else ends it.
-        seed: of the draws when sampling.
+        seed: of the draws when sampling; or a generator on the CPU, to go on with.
 
     Raises:
         SpeckvError: if the prompt is empty, or does not fit into a context together with the new tokens.
@@ -72,7 +72,7 @@ def speculate(
     guarded = Guarded(policy)
     choice = sampling or Sampling()
     # The draws are made on the host, so that one seed gives one text on every device.
-    generator = torch.Generator().manual_seed(seed)
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
     context = torch.tensor(prompt, device=target.device)
     if len(context) > 1:
         with targets_own(0):

@@ -98,13 +98,14 @@ class Sampling:
 
 
 def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Draw a token, int64 `[]`, from float `[V]` weights (need not sum to 1) with a uniform, float64 `[]` in [0, 1).
+    """Draw tokens, int64 `[…]`, from float `[…, V]` weights (need not sum to 1) with uniforms, float64 `[…]` in [0, 1).
 
     By inverse transform. The running sum is float64: over 50,000 tokens, float32 loses the tail.
     """
     cumulative = probabilities.double().cumsum(-1)
+    total = cumulative[..., -1:].contiguous()
     # right=True skips tokens of probability 0 when the uniform falls on their (empty) interval.
-    token = torch.searchsorted(cumulative, uniform.double() * cumulative[-1], right=True)
-    last_possible = torch.searchsorted(cumulative, cumulative[-1])
+    token = torch.searchsorted(cumulative, uniform.double()[..., None] * total, right=True)
+    last_possible = torch.searchsorted(cumulative, total)
     # Weights that are no numbers give a token all the same; whoever looks at them refuses it.
-    return torch.minimum(token, last_possible).clamp_max(len(probabilities) - 1)
+    return torch.minimum(token, last_possible)[..., 0].clamp_max(probabilities.shape[-1] - 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import logging
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,6 +119,8 @@ def load_model(name: str, precision: str, device: str, placement: str = "one dev
     Raises:
         SpeckvError: if there is none, or it does not fit into the device's memory.
     """
+    if precision in ("int8", "nf4"):
+        _import_bitsandbytes()
     quantization = _quantization(precision)
     dtype = DTYPES.get(precision, torch.float16)  # what a quantised target keeps in floating point
     try:
@@ -131,6 +136,26 @@ def load_model(name: str, precision: str, device: str, placement: str = "one dev
     if missing := sorted(loading["missing_keys"]):
         raise SpeckvError(f"model '{name}' lacks {len(missing)} weights, first {missing[0]}: its files are incomplete")
     return model.eval()
+
+
+def _import_bitsandbytes() -> None:
+    """Import it without `kernels`, by which it fetches code from a Hub repository that nobody named.
+
+    Its advice to install that package is left out with it.
+    """
+    if "bitsandbytes" in sys.modules:
+        return
+    logger = logging.getLogger("bitsandbytes")
+    level, kernels = logger.level, sys.modules.get("kernels", sys)
+    sys.modules["kernels"] = None  # type: ignore[assignment]
+    logger.setLevel(logging.ERROR)
+    try:
+        importlib.import_module("bitsandbytes")
+    finally:
+        logger.setLevel(level)
+        del sys.modules["kernels"]
+        if kernels is not sys:  # which stands for none
+            sys.modules["kernels"] = kernels
 
 
 def resolve_device(device: str | None) -> str:

@@ -60,10 +60,12 @@ def start_up_times(
         draft: the loaded draft.
         target: the loaded target.
         announce: called before measuring.
-        graphs: measure these instead of the eager models, with all their rows at work.
+        graphs: measure these instead of the eager models, with all their rows at work, as they choose tokens now.
     """
     backend = "graph" if graphs else "eager"
     key = {**_key(draft_name, draft, target, backend), "rows": graphs.texts if graphs else 1}
+    if graphs and not graphs.sampling.greedy:  # whose graphs draw, and sort the tokens for top-k and top-p
+        key["draws"] = [bool(graphs.sampling.top_k), graphs.sampling.top_p < 1]
     path = _kept(key)
     if path:
         with contextlib.suppress(SpeckvError):

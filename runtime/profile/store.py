@@ -67,7 +67,6 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write(MANIFEST, _json(wanted))
             return
-        self._sweep()
         begun = self.read_json(MANIFEST)
         check_format(path, begun.get("format_version", 1), FORMAT_VERSION)
         for key in sorted(begun.keys() | wanted.keys()):
@@ -76,10 +75,11 @@ class Store:
                     f"{path} was begun with {key} {json.dumps(begun.get(key))}, not {json.dumps(wanted.get(key))}: "
                     "give another --output, or the same settings to continue it"
                 )
+        self._sweep()  # not before it is known to be this profile
 
     def _sweep(self) -> None:
         """Remove what a run that was killed had begun to write; of several processes, one does it before they write."""
-        for path in self.folder.rglob(".*"):
+        for path in [*self.folder.glob(".*"), *self.folder.glob("parts/*/.*")]:
             if UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)
 

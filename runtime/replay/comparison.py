@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
 from runtime.policies.step_times import StepTimes
+from runtime.prompts import OVERALL
 from runtime.replay.replay import Run, replay
 from runtime.replay.traces import LOOKAHEAD, Text
-
-OVERALL = "overall"
 
 
 @dataclass(frozen=True)

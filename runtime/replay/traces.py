@@ -15,6 +15,7 @@ from runtime.errors import SpeckvError
 from runtime.npz import read_npz
 from runtime.policies.policy import TokenSignals
 from runtime.profile.store import check_profile
+from runtime.prompts import check_task
 
 LOOKAHEAD = 16
 """Tokens of a rollout: the longest draft that a replay can follow."""
@@ -124,6 +125,7 @@ def _text(path: Path, key: str, array: NDArray[np.float64], verified: NDArray[np
     task = key.partition("_")[2]
     if not task:
         raise SpeckvError(f"{path}: '{key}' names no task: the keys of traces are INDEX_TASK")
+    check_task(task, f"{path}: the task of '{key}'")
     flags = array[:, :, 0]
     if not np.isin(flags, (0, 1)).all() or (np.diff(flags, axis=1) > 0).any():
         raise SpeckvError(f"{path}: '{key}' has accepted flags that are not ones and then zeros: profile again")

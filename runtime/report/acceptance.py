@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.replay.traces import LOOKAHEAD, Text
 
 

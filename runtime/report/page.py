@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.report import tables
 from runtime.report.drawing import FONTS, variables
 from runtime.report.plots.acceptance import conditional, survival

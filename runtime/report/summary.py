@@ -8,7 +8,8 @@ from statistics import fmean
 from typing import Any
 
 from runtime.policies.fixed import Fixed
-from runtime.replay.comparison import OVERALL, Replays, Score, score
+from runtime.prompts import OVERALL
+from runtime.replay.comparison import Replays, Score, score
 from runtime.replay.replay import Run
 from runtime.replay.traces import Text
 from runtime.report.acceptance import Acceptance, acceptance_by_task

@@ -118,13 +118,13 @@ def test_results_are_kept_as_they_come_and_stay_when_another_precision_is_added(
 ) -> None:
     path = tmp_path / "live.json"
     assert run_into(path, target_folder, prompts_file, "--contenders", "transformers") == 0
-    (fp32,) = read_rows(path)
+    (fp32,) = read_rows(path, "bench")
     assert {contender["name"] for contender in fp32["contenders"]} == {"transformers", "none", "fixed:2"}
     assert fp32["left_out"] == {}
     capsys.readouterr()
     more = ("--precision", "bf16", "--seconds", "0", "--json", "--contenders")
     assert run_into(path, target_folder, prompts_file, *more) == 0
-    rows = read_rows(path)
+    rows = read_rows(path, "bench")
     assert rows[0] == fp32
     assert rows[1:] == json.loads(capsys.readouterr().out)["rows"]
     for contender in rows[1]["contenders"]:
@@ -158,7 +158,7 @@ def test_an_ended_run_keeps_what_it_has(
     before = signal.getsignal(signal.SIGTERM)
     assert run_into(path, target_folder, prompts_file, "--contenders", "transformers") == 130
     assert signal.getsignal(signal.SIGTERM) is before
-    (row,) = read_rows(path)
+    (row,) = read_rows(path, "bench")
     assert not row["complete"]
     for contender in row["contenders"]:
         assert len(contender["runs"]) == prompts
@@ -167,7 +167,7 @@ def test_an_ended_run_keeps_what_it_has(
     # A later run that is not ended takes its place.
     monkeypatch.setattr(Clock, "time", own)
     assert run_into(path, target_folder, prompts_file, "--contenders", "transformers") == 0
-    (row,) = read_rows(path)
+    (row,) = read_rows(path, "bench")
     assert row["complete"]
 
 

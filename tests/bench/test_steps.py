@@ -94,7 +94,7 @@ def test_the_command_keeps_and_prints_its_rows(
     monkeypatch.setattr(command, "_measure", lambda _: iter(rows))
     path = tmp_path / "rows.json"
     assert main(["roofline", "--json", "--output", str(path)]) == 0
-    assert read_rows(path) == rows == json.loads(capsys.readouterr().out)["rows"]
+    assert read_rows(path, "roofline") == rows == json.loads(capsys.readouterr().out)["rows"]
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["roofline"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -238,6 +238,20 @@ def test_a_failure_at_any_point_leaves_the_old_package_whole(
     assert [path.name for path in tmp_path.iterdir()] == ["package"]
 
 
+def test_what_was_put_there_meanwhile_stays(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    shutil.copytree(exported, folder)
+
+    def export() -> None:
+        with replacing(folder, PACKAGE_NAME, FILES):
+            (folder / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(SpeckvError, match="thesis"):
+        export()
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert [path.name for path in tmp_path.iterdir()] == ["package"]
+
+
 KILLED = """
 import os, signal, sys
 from export.__main__ import main
@@ -266,7 +280,7 @@ def test_a_killed_export_loses_nothing(moment: str, exported: Path, tmp_path: Pa
         assert contents(tmp_path / ".package.previous") == contents(exported)
     os.utime(leftover, (time.time() - 7200,) * 2)
     # The next export puts things right before it writes.
-    with replacing(folder) as staging:
+    with replacing(folder, PACKAGE_NAME, FILES) as staging:
         assert contents(folder) == contents(exported)
         (staging / PICKLE_FILE).write_text("new")
     assert contents(folder) == {PICKLE_FILE: b"new"}
@@ -289,7 +303,10 @@ def test_without_an_exchange_call_the_swap_is_two_renames_or_none(
         return rename(self, to)
 
     monkeypatch.setattr(Path, "rename", fail)
-    with pytest.raises(SpeckvError, match="Invalid cross-device link"), replacing(folder) as staging:
+    with (
+        pytest.raises(SpeckvError, match="Invalid cross-device link"),
+        replacing(folder, PACKAGE_NAME, FILES) as staging,
+    ):
         (staging / PICKLE_FILE).write_text("new")
     assert contents(folder) == before
     assert [path.name for path in tmp_path.iterdir()] == ["package"]

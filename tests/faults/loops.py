@@ -9,12 +9,14 @@ import torch
 from transformers import PreTrainedModel
 
 from integrations.transformers import assisted_by, speculative_generate
-from runtime.cuda.loop import speculate_greedily
+from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import RESTS, GraphPair, Verified
-from runtime.loop.accept import accept_greedy, left_behind
+from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 from runtime.loop.generate import Step, speculate
 from runtime.loop.propose import token_signals
+from runtime.loop.sampling import Sampling, draw
 from runtime.loop.scorer import cached_pair
+from runtime.loop.texts import Text
 from runtime.policies.policy import Policy, TokenSignals
 
 Run = Callable[..., list[int]]
@@ -30,6 +32,9 @@ class FakePair:
         self.written: list[list[int]] = [[0]] * texts
         self.slots: list[list[tuple[TokenSignals, int, torch.Tensor]]] = []
 
+    def choose(self, sampling: Sampling) -> None:
+        self.sampling = sampling
+
     def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
         self.slots.clear()
         for row, prompt in prompts.items():
@@ -39,32 +44,45 @@ class FakePair:
     def _logits(self, model: PreTrainedModel, text: list[int]) -> torch.Tensor:
         return cast(torch.Tensor, model(torch.tensor([text])).logits[0]).float()
 
-    def draft(self, slot: int, unseen: int) -> None:  # noqa: ARG002
+    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = ()) -> None:  # noqa: ARG002
         del self.slots[slot:]
         drafted = []
         for row in range(self.texts):
             text = self.written[row] + [rows[row][1] for rows in self.slots]
             logits = self._logits(self.models[0], text)[-1:]
-            drafted.append((TokenSignals(*token_signals(logits)[0].tolist()), int(logits.argmax()), logits))
+            token = logits.argmax() if self.sampling.greedy else self._draw(logits, uniforms[row])
+            drafted.append((TokenSignals(*token_signals(logits)[0].tolist()), int(token), logits))
         self.slots.append(drafted)
+
+    def _draw(self, logits: torch.Tensor, uniform: float) -> torch.Tensor:
+        return draw(self.sampling.probabilities(logits)[0], torch.tensor(uniform, dtype=torch.float64))
 
     def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
         return [row[:2] for row in self.slots[slot]]
 
-    def verify(self, gammas: Sequence[int]) -> None:
-        self.results = [self._verify(row, gamma) for row, gamma in enumerate(gammas)]
+    def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
+        self.results = [self._verify(row, *given) for row, given in enumerate(zip(gammas, uniforms, strict=True))]
         self.slots.clear()
 
-    def _verify(self, row: int, gamma: int) -> Verified:
+    def _verify(self, row: int, gamma: int, uniforms: Sequence[float]) -> Verified:
         if gamma == RESTS:
             return Verified(0, 0, (0.0, 0.0, 0.0))
         text = self.written[row]
         proposed = [slot[row][1] for slot in self.slots[:gamma]]
         logits = self._logits(self.models[1], text + proposed)[len(text) - 1 :]
-        accepted, token = accept_greedy(logits, torch.tensor(proposed, dtype=torch.int64))
+        accepted, token = self._accept(row, logits, torch.tensor(proposed, dtype=torch.int64), uniforms)
         signals = left_behind(logits, [slot[row][2] for slot in self.slots[:gamma]], accepted)
         self.written[row] = [*text, *proposed[: int(accepted)], int(token)]
         return Verified(int(accepted), int(token), tuple(signals.tolist()))
+
+    def _accept(
+        self, row: int, logits: torch.Tensor, proposed: torch.Tensor, uniforms: Sequence[float]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.sampling.greedy:
+            return accept_greedy(logits, proposed)
+        q = [self.sampling.probabilities(slot[row][2]) for slot in self.slots[: len(proposed)]]
+        p = self.sampling.probabilities(logits)
+        return accept_sampled(p, torch.cat(q) if q else None, proposed, torch.tensor(uniforms, dtype=torch.float64))
 
     def verified(self) -> list[Verified]:
         return self.results
@@ -84,7 +102,8 @@ def graphs(
     draft: PreTrainedModel, target: PreTrainedModel, prompt: list[int], policy: Policy, new: int, **more: Any
 ) -> list[int]:
     pair = cast(GraphPair, FakePair(draft, target))
-    return tokens_of(list(speculate_greedily(pair, prompt, policy, max_new_tokens=new, **more)))
+    text = Text(prompt, new, more.pop("eos", ()), more.pop("stop", None))
+    return tokens_of([done.step for done in speculate_texts(pair, [text], [policy], **more)])
 
 
 def _generated(target: PreTrainedModel, prompt: list[int], new: int, **more: Any) -> list[int]:

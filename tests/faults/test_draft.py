@@ -112,6 +112,30 @@ def test_what_was_drafted_before_it_failed_is_verified(target: PreTrainedModel) 
     assert {step.gamma for step in steps[1:]} == {0}
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_was_drawn_before_it_failed_is_verified_on_graphs(
+    seed: int, target: PreTrainedModel, draft: PreTrainedModel
+) -> None:
+    """A draft that fails on tokens of its own: the draws and their verification are the plain loop's."""
+
+    def act(module: torch.nn.Module, given: tuple[Any, ...], output: Any) -> Any:
+        if int(given[0][0, -1] if given else module.last[0, -1]) % 3 == 1:  # type: ignore[operator, index]
+            raise OUT_OF_MEMORY
+        return output
+
+    def keep(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        module.last = given[0] if given else named["input_ids"]
+
+    handles = [draft.register_forward_pre_hook(keep, with_kwargs=True), draft.register_forward_hook(act)]
+    given = draft, target, PROMPT, Fixed(4), NEW
+    try:
+        texts = [run(*given, sampling=Sampling(1.0), seed=seed) for run in (plain, graphs)]
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert texts[0] == texts[1]
+
+
 def test_its_cache_is_given_back(target: PreTrainedModel, draft: PreTrainedModel) -> None:
     pair = cached_pair(draft, target)
     with in_forward(draft, fails(OUT_OF_MEMORY), 3):

@@ -22,7 +22,7 @@ def test_rows_are_kept_as_they_come_and_added_to(
 ) -> None:
     path = tmp_path / "precisions.json"
     assert main(arguments(target_folder, "--precision", "bf16", "--output", str(path))) == 0
-    (bf16,) = read_rows(path)
+    (bf16,) = read_rows(path, "precisions")
     assert json.loads(capsys.readouterr().out)["rows"] == [bf16]
     assert (bf16["precision"], bf16["draft"], bf16["target"]) == ("bf16", "early-exit:2", str(target_folder))
     assert bf16["device"]
@@ -38,8 +38,8 @@ def test_rows_are_kept_as_they_come_and_added_to(
 
     monkeypatch.setattr(pair_target, "load_target", interrupted)
     assert main(arguments(target_folder, "--precision", "fp32", "nf4", "--output", str(path))) == 130
-    assert read_rows(path)[0] == bf16
-    assert [row["precision"] for row in read_rows(path)] == ["bf16", "fp32"]
+    assert read_rows(path, "precisions")[0] == bf16
+    assert [row["precision"] for row in read_rows(path, "precisions")] == ["bf16", "fp32"]
 
 
 def test_a_file_of_something_else_is_refused_before_a_model_is_loaded(
@@ -48,7 +48,7 @@ def test_a_file_of_something_else_is_refused_before_a_model_is_loaded(
     monkeypatch.setattr(pair_target, "load_target", None)
     (tmp_path / "thesis.json").write_text("{}")
     assert main(arguments(target_folder, "--precision", "fp32", "--output", str(tmp_path / "thesis.json"))) == 2
-    assert "holds no rows" in capsys.readouterr().err
+    assert "holds something else than rows" in capsys.readouterr().err
     assert (tmp_path / "thesis.json").read_text() == "{}"
 
 

@@ -125,6 +125,13 @@ def test_a_folder_of_something_else_is_refused(target_folder: Path, prompts_file
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_hidden_files_beside_another_manifest_stay(target_folder: Path, prompts_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "my app"}')
+    (tmp_path / ".settings.json.1").write_text("years of work")
+    assert main(arguments(target_folder, prompts_file, tmp_path)) == 2
+    assert (tmp_path / ".settings.json.1").read_text() == "years of work"
+
+
 @pytest.mark.parametrize("more", [("--gammas", "17"), ("--precision", "int3"), ("--gammas", "0")])
 def test_what_cannot_be_profiled_is_refused_before_anything_is_loaded(
     target_folder: Path, prompts_file: Path, tmp_path: Path, more: tuple[str, str], monkeypatch: pytest.MonkeyPatch

@@ -112,3 +112,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     assert main(["vectors", "--output", str(tmp_path / "no" / "file.json")]) == 2
     assert "choose another place with --output" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["notes", '{"cases": []}'])
+def test_what_is_no_file_of_vectors_stays(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "NOTES").write_text(content)
+    (tmp_path / "link").symlink_to("NOTES")
+    for name in ("NOTES", "link"):
+        assert main(["vectors", "--output", str(tmp_path / name)]) == 2
+        assert "choose another place with --output" in capsys.readouterr().err
+    assert (tmp_path / "NOTES").read_text() == content
+    assert (tmp_path / "link").is_symlink()

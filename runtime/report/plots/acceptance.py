@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.figure import Figure
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.replay.traces import LOOKAHEAD
 from runtime.report.acceptance import Acceptance
 from runtime.report.drawing import WIDTH, axes, colour, render

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.report.bootstrap import Interval
 from runtime.report.drawing import WIDTH, axes, colour, render, standalone
 from runtime.report.folder import MADE_BY

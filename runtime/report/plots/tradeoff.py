@@ -5,7 +5,7 @@ from __future__ import annotations
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from runtime.replay.comparison import OVERALL
+from runtime.prompts import OVERALL
 from runtime.report.drawing import WIDTH, axes, colour, render
 from runtime.report.plots.marks import End, label_ends, look, mark
 from runtime.report.summary import Replayed
