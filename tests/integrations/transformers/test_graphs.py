@@ -15,6 +15,7 @@ from runtime.cuda import pair as pair_module
 from runtime.cuda.pair import GraphPair
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.loop import backend as backend_module
+from runtime.loop.sampling import Sampling
 from runtime.policies.price import LONGEST
 from tests.integrations.transformers.pairs import noisy, ours, own
 from tests.loop.tiny import tiny_model
@@ -27,7 +28,9 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let the CPU have graphs; return the lengths that they were built for."""
     lengths: list[int] = []
 
-    def build(draft: PreTrainedModel, target: PreTrainedModel, tokens: int, rows: int) -> GraphPair:
+    def build(
+        draft: PreTrainedModel, target: PreTrainedModel, tokens: int, _sampling: Sampling, rows: int
+    ) -> GraphPair:
         lengths.append(tokens)
         return GraphPair(draft, target, rows, tokens, LONGEST)
 
