@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import torch
 
 from runtime.cuda.pair import RESTS, GraphPair, Verified
+from runtime.errors import SpeckvError
 from runtime.loop.commit import Ends
 from runtime.loop.failure import no_numbers, targets_own
 from runtime.loop.generate import Step
@@ -76,6 +77,7 @@ def speculate_texts(
             policy does not ask for more than the pair's longest.
 
     Raises:
+        SpeckvError: if a text is longer than the pair's rows.
         TargetError: if the pair fails; the steps before it stand.
     """
     choice = sampling or Sampling()
@@ -89,6 +91,7 @@ def speculate_texts(
     while True:
         joined = [row.begin(number, text) for row, (number, text) in zip(free, waiting, strict=False)]
         if joined:
+            _check_room(pair, joined)
             with targets_own(0):
                 pair.begin({row.place: row.tokens for row in joined})
             rows, free, ahead = rows + joined, free[len(joined) :], False
@@ -162,6 +165,13 @@ class _Row:
         # The draft has seen the text up to its own last token but one, as far as they stand.
         self.unseen = accepted + 1 - min(accepted, drafted - 1) if drafted else self.unseen + 1
         return TextStep(self.number, Step(kept, gamma, accepted, self.drafted), self.ended)
+
+
+def _check_room(pair: GraphPair, rows: Sequence[_Row]) -> None:
+    """Refuse a text that would be written beyond its row, into the next one."""
+    longest = max(row.end for row in rows)
+    if longest > pair.capacity:
+        raise SpeckvError(f"a text of {longest} tokens is longer than the {pair.capacity} planned: plan for the longest")
 
 
 def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tuple[list[TextStep], bool]:

@@ -14,6 +14,7 @@ from runtime.cuda import linear as linear_module
 from runtime.cuda import pair as pair_module
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
+from runtime.errors import SpeckvError
 from runtime.loop.backend import Backend
 from runtime.loop.generate import Step, speculate
 from runtime.loop.scorer import cached_pair
@@ -177,3 +178,10 @@ def test_the_backend_gives_each_text_when_it_has_ended(models: Pair) -> None:
     found = dict(backend.texts(texts, [Fixed(0)] * backend.rows))
     assert list(found) == [1, 2, 0]
     check([found[number] for number in range(3)], [alone(models, text, Fixed(0)) for text in texts])
+
+
+def test_a_text_beyond_its_row_is_refused(models: Pair) -> None:
+    pair = GraphPair(*models, 1, 8, 2)
+    (prompt,) = prompts(6)
+    with pytest.raises(SpeckvError, match="text of 9 tokens"):
+        next(speculate_texts(pair, [Text(prompt, 3)], [Fixed(2)]))
