@@ -171,7 +171,9 @@ def _check_room(pair: GraphPair, rows: Sequence[_Row]) -> None:
     """Refuse a text that would be written beyond its row, into the next one."""
     longest = max(row.end for row in rows)
     if longest > pair.capacity:
-        raise SpeckvError(f"a text of {longest} tokens is longer than the {pair.capacity} planned: plan for the longest")
+        raise SpeckvError(
+            f"a text of {longest} tokens is longer than the {pair.capacity} planned: plan for the longest"
+        )
 
 
 def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tuple[list[TextStep], bool]:
