@@ -161,8 +161,14 @@ def test_other_bad_arguments_are_refused_by_name(
 
 @pytest.mark.parametrize(
     ("signals", "compression", "named"),
-    [([0.1, 0.2], "fp16", "shape"), ([GOOD], [0, 1], "compression"), ([GOOD], [5], "row 0"), ([GOOD], ["x"], "'x'")]
-    + [([[10**400, 0, 1, 1]], "fp16", "signals"), ([GOOD], [10**5000], "row 0")],
+    [
+        ([0.1, 0.2], "fp16", "shape"),
+        ([GOOD], [0, 1], "compression"),
+        ([GOOD], [5], "row 0"),
+        ([GOOD], ["x"], "'x'"),
+        ([[10**400, 0, 1, 1]], "fp16", "signals"),
+        ([GOOD], [10**5000], "row 0"),
+    ],
 )
 def test_bad_batches_are_refused(selector: GammaSelector, signals: object, compression: object, named: str) -> None:
     with pytest.raises(SpeckvError, match=named):
