@@ -254,14 +254,14 @@ def test_a_folder_of_any_name_is_shown_as_it_is(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(inputs, Path("d[/b]"), traces=["pair_fp16.npz"]) == 0
+    assert run(inputs, Path("d[/b]"), traces=["a<b_fp16.npz"]) == 0
     assert "d[/b]/report.html" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_an_earlier_report_whole(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(inputs, tmp_path / "old", traces=["pair_fp16.npz"]) == 0
+    assert run(inputs, tmp_path / "old", traces=["a<b_fp16.npz"]) == 0
     before = {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()}
     write, written = Path.write_bytes, iter(range(3))
 
@@ -273,7 +273,7 @@ def test_a_full_disk_leaves_an_earlier_report_whole(
 
     monkeypatch.setattr(Path, "write_bytes", full)
     capsys.readouterr()
-    assert run(inputs, tmp_path / "old", traces=["pair_int8.npz"]) == 2
+    assert run(inputs, tmp_path / "old", traces=["a<b_int8.npz"]) == 2
     place = tmp_path / "old" / "replay.json"
     assert capsys.readouterr().err.endswith(f"{place}: No space left on device: free space, or choose another place\n")
     assert {path.name: path.read_bytes() for path in (tmp_path / "old").iterdir()} == before
