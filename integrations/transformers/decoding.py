@@ -18,7 +18,7 @@ from integrations.transformers.arguments import check_config, check_inputs, chec
 from integrations.transformers.choice import ProcessorChoice
 from integrations.transformers.ending import Ending
 from integrations.transformers.kept import greedy_backend, greedy_steps
-from integrations.transformers.policies import resolve_policy
+from integrations.transformers.policies import policy_on
 from runtime.errors import SpeckvError, TargetError
 from runtime.loop.generate import Step, speculate
 from runtime.loop.scorer import CachedModel, cached_pair
@@ -109,7 +109,7 @@ def decode(
         backend = (
             greedy_backend(draft, model, ending, input_ids) if _plainly_greedy(choice, generation_config) else None
         )
-        chosen = resolve_policy(policy, draft, model, backend.graphs if backend else None)
+        chosen = policy_on(backend.graphs if backend else None, policy, draft, model)
         if backend and backend.graphs:
             steps = greedy_steps(backend, chosen, input_ids, ending)
         else:

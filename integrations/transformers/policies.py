@@ -25,20 +25,24 @@ SPLIT_DEFAULT_POLICY = "speckv"
 """Where the target's layers are split over processes: these would measure different times, and draft apart."""
 
 
-def resolve_policy(
-    policy: str | Policy | None, draft: PreTrainedModel, model: PreTrainedModel, graphs: GraphPair | None = None
-) -> Policy:
+def resolve_policy(policy: str | Policy | None, draft: PreTrainedModel, model: PreTrainedModel) -> Policy:
     """Return the policy that is meant.
 
     Args:
         policy: a name, an object, or None for the default: `DEFAULT_POLICY`, or `SPLIT_DEFAULT_POLICY`.
         draft: the loaded draft.
         model: the loaded target.
-        graphs: what the pair runs on, if not eagerly: its step times are the ones that count.
 
     Raises:
         SpeckvError: if there is none of that name, or it cannot work here, or the object is not a policy.
     """
+    return policy_on(None, policy, draft, model)
+
+
+def policy_on(
+    graphs: GraphPair | None, policy: str | Policy | None, draft: PreTrainedModel, model: PreTrainedModel
+) -> Policy:
+    """Return the policy that is meant, with the times of what the pair runs on; see `resolve_policy`."""
     split = (getattr(model, "_tp_size", None) or 1) > 1
     if policy is None:
         policy = SPLIT_DEFAULT_POLICY if split else DEFAULT_POLICY

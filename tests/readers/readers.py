@@ -265,7 +265,11 @@ READERS = {
     "step-times": Reader("step_times_ms.json", _times, _golden("profile-1", "step_times_ms.json")),
     "records": Reader("records.csv", lambda path: read_records([path]), _golden("profile-1", "records.csv")),
     "prompts": Reader("prompts.jsonl", read_prompts, lambda: b'{"task": "code", "prompt": "w5"}\n' * 3),
-    "rows": Reader("live.json", read_rows, lambda: b'{"rows": [{"device": "cpu", "precision": "fp16", "x": [1.5]}]}'),
+    "rows": Reader(
+        "live.json",
+        lambda path: read_rows(path, "bench"),
+        lambda: b'{"kind": "bench", "rows": [{"device": "cpu", "precision": "fp16", "x": [1.5]}]}',
+    ),
     "documents": Reader("text.npz", _documents, _documents_sample),
     "checkpoint": Reader("checkpoint.pt", _checkpoint, _checkpoint_sample),
 }
