@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE
 from runtime.errors import SpeckvError
+from runtime.files import replacing_file
 from runtime.prompts import OVERALL
 from runtime.rows import read_rows
 
@@ -34,12 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.parse_args(argv)
     before = README.read_text(encoding="utf-8")
     after = fill(before)
-    unfinished = README.with_name(f".{README.name}.{os.getpid()}")
-    try:
+    with replacing_file(README) as unfinished:
         unfinished.write_text(after, encoding="utf-8")
-        unfinished.replace(README)
-    finally:
-        unfinished.unlink(missing_ok=True)
     print("README.md is up to date" if after == before else "README.md rewritten")
     return 0
 

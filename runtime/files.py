@@ -59,17 +59,17 @@ def check_writable(folder: Path, advice: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing_file(path: Path, unfinished: str) -> Iterator[Path]:
+def replacing_file(path: Path, unfinished: str | None = None) -> Iterator[Path]:
     """Yield a path beside `path` to write to; that file then takes the place of `path`, or, on an error, goes.
 
     Args:
         path: of the file to write.
-        unfinished: name of the file until then.
+        unfinished: name of the file until then; by default a hidden one of this process alone.
 
     Raises:
         OSError: naming `path`; one that comes from writing names no file.
     """
-    beside = path.with_name(unfinished)
+    beside = path.with_name(unfinished or f".{path.name}.{os.getpid()}")
     try:
         yield beside
         beside.replace(path)

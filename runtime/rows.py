@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import SpeckvError
-from runtime.files import parse_object, read_within
+from runtime.files import parse_object, read_within, replacing_file
 
 LARGEST = 64 << 20
 """Bytes of a file of rows."""
@@ -36,7 +36,8 @@ class RowsFile:
         self.path, self.kind, self.names = path, kind, tuple(names)
         self._file = path.resolve()
         self._read()
-        self._write("", lambda _: None)  # now, before anything is measured
+        with self._refused():  # now, before anything is measured
+            tempfile.TemporaryFile(dir=self._file.parent).close()
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Keep a row beside those that are in the file by now, and write it.
@@ -46,21 +47,17 @@ class RowsFile:
         """
         new = json.loads(json.dumps(row))
         rows = [*(old for old in self._read() if not self._replaces(new, old)), new]
-        text = json.dumps({"kind": self.kind, "rows": rows}) + "\n"
-        self._write(text, lambda unfinished: unfinished.replace(self._file))
+        with self._refused(), replacing_file(self._file) as unfinished:
+            unfinished.write_text(json.dumps({"kind": self.kind, "rows": rows}) + "\n", encoding="utf-8")
 
     def _read(self) -> list[dict[str, Any]]:
         return read_rows(self.path, self.kind) if self._file.exists() else []
 
-    def _write(self, text: str, finish: Callable[[Path], object]) -> None:
-        unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
         try:
-            unfinished.write_text(text, encoding="utf-8")
-            finish(unfinished)
-            unfinished.unlink(missing_ok=True)
+            yield
         except OSError as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
             raise SpeckvError(f"{self.path} cannot be written ({error.strerror or error}): {ADVICE}") from None
 
     def _replaces(self, new: Mapping[str, Any], old: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ from export.predictor.weights import read_weights
 from runtime.artifacts import package_folder
 from runtime.contract import COMPRESSION_CODES, DECISION_FILE, PACKAGE_NAME, PICKLE_FILE, PUBLISHED_CANDIDATES
 from runtime.errors import SpeckvError
-from runtime.files import read_object
+from runtime.files import read_object, replacing_file
 
 VECTORS = Path(__file__).resolve().parents[2] / "tests" / "vectors" / "decisions.json"
 CLEAR_MARGIN = 1e-6
@@ -65,12 +65,10 @@ def main(argv: Sequence[str]) -> int:
     _check_place(file)
     content = vectors()
     text = as_text(content)
-    staging = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        staging.write_text(text, encoding="utf-8")
-        staging.replace(file)
+        with replacing_file(file) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
     except OSError as error:
-        staging.unlink(missing_ok=True)
         raise SpeckvError(f"{file}: {error.strerror}: choose another place with --output") from None
     print(f"{file}: {len(content['cases'])} cases, {len(text):,} bytes")
     return 0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.machine import device_name
-from runtime.prompts import TASKS, read_prompts
+from runtime.prompts import first_of_each_task, read_prompts
 from runtime.rows import RowsFile
 from runtime.terminal import open_console
 
@@ -70,7 +70,7 @@ def _measure(target: Target, options: argparse.Namespace, device: str) -> dict[s
     from runtime.pair.draft import load_draft
     from runtime.profile.precisions import measure_precision
 
-    prompts = [next(prompt for prompt in read_prompts() if prompt.task == task) for task in TASKS]
+    prompts = first_of_each_task(read_prompts(), 1)
     measured = measure_precision(target, load_draft(options.draft, target), prompts, options.max_new_tokens)
     return {
         "target": target.name,

@@ -53,12 +53,6 @@ class Weights:
     dim: int
     """Of one head."""
 
-    @property
-    def bytes_read(self) -> int:
-        """Bytes that one forward pass must read, whatever its width: all weights but the embedding's other rows."""
-        matrices = [matrix for layer in self.layers for matrix in vars(layer).values() if isinstance(matrix, Matrix)]
-        return sum(_bytes(matrix) for matrix in [*matrices, self.head])
-
     def angles(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of the first positions, float32 `[positions, dim / 2]` each."""
         at = torch.arange(positions, device=self.embedding.device)[None]
@@ -155,7 +149,3 @@ def _nf4(weight: Any, bias: Tensor | None) -> Matrix:
 
         scale = dequantize_blockwise(state.absmax, state.state2) + state.offset
     return Matrix(NF4, weight.data, scale.float(), state.code.float(), bias, outputs, inputs)
-
-
-def _bytes(matrix: Matrix) -> int:
-    return sum(t.numel() * t.element_size() for t in (matrix.weight, matrix.scale) if t.numel() > 1)

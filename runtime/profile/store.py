@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,7 +23,7 @@ STEP_TIMES = "step_times_ms.json"
 RECORDS = "records.csv"
 FORMAT_VERSION = 1
 UNFINISHED = re.compile(r"\..+\.(npz|json|csv)\.[0-9]+")
-"""Names of files that are being written: see `Store.write`."""
+"""Names of files that are being written: see `replacing_file`."""
 LARGEST_PART = 1 << 30
 """Bytes of its arrays, which are those of 16 prompts."""
 
@@ -117,7 +116,7 @@ class Store:
     def write(self, name: str | Path, data: bytes) -> None:
         """Write a file so that it is whole or not there."""
         path = self.folder / name
-        with replacing_file(path, f".{path.name}.{os.getpid()}") as unfinished:
+        with replacing_file(path) as unfinished:
             unfinished.write_bytes(data)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,6 +42,5 @@ def write_report(folder: Path, files: dict[str, str]) -> dict[str, int]:
     contents = {name: text.encode("utf-8", "replace") for name, text in files.items()}  # a file's name need not be text
     with ExitStack() as all_written:  # then each takes its place, the first of `files` first
         for name, data in reversed(contents.items()):
-            unfinished = replacing_file(folder / name, f".{name}.{os.getpid()}")
-            all_written.enter_context(unfinished).write_bytes(data)
+            all_written.enter_context(replacing_file(folder / name)).write_bytes(data)
     return {name: len(data) for name, data in contents.items()}
