@@ -26,6 +26,7 @@ from runtime.profile import store
 from runtime.profile.store import MANIFEST, Store
 from runtime.replay.replay import replay
 from runtime.replay.traces import read_traces
+from runtime.stopper import history, progress
 from runtime.stopper.stopper import Stopper
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -71,8 +72,8 @@ def test_the_predictor_decides_as_it_did() -> None:
 
 def test_the_stopper_answers_as_it_did() -> None:
     stopper = Stopper(GOLDEN / "speckv-stopper-1")
-    stopper.begin_step([0.5] * (stopper._context.size // 4))
-    assert stopper([0.5] * (stopper._drafted.size // 4)) == pytest.approx((0.7836779, 0.7065616), abs=1e-6)
+    stopper.begin_step([0.5] * (len(history.NAMES)))
+    assert stopper([0.5] * (len(progress.NAMES))) == pytest.approx((0.7836779, 0.7065616), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["drafter-0", "drafter-1"])

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from runtime.decision.structure import check_structure
+from runtime.decision.structure import read_graph
 from runtime.errors import SpeckvError
 from runtime.manifest import read_files
 
@@ -40,7 +40,7 @@ def open_packaged(package: Path, name: str, provider: str) -> Any:
             of this format.
     """
     (content,) = read_files(package, name)
-    check_structure(package / name, content)
+    read_graph(package / name, content)  # refuses what is not of this format
     return _session(package / name, content, provider)
 
 

@@ -8,11 +8,13 @@ file is taken apart here, by the wire format of protobuf, and whatever differs i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.contract import DECISION_FILE, FORMAT_VERSION, STOPPER_FILE
 from runtime.errors import SpeckvError
@@ -38,7 +40,8 @@ STRUCTURES = {
 
 # Numbers of fields, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 GRAPH, INITIALIZER = 7, 5
-OF_THE_FILE = (1, 2, 3, 8, 14)
+METADATA, KEY, VALUE = 14, 1, 2
+OF_THE_FILE = (1, 2, 3, 8, METADATA)
 """IR version, producer and its version, opsets, metadata: onnxruntime and whoever reads them check them."""
 DIMS, DATA_TYPE, NAME, RAW_DATA = 1, 2, 8, 9
 FLOATS: Mapping[int, np.dtype[Any]] = {1: np.dtype("<f4"), 11: np.dtype("<f8")}
@@ -47,27 +50,38 @@ VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 """Kinds of field on the wire."""
 
 
-def check_structure(path: Path, content: bytes) -> None:
-    """Refuse a graph that is not one of this format; `content` was read from `path`.
+class Graph(NamedTuple):
+    """What a graph is made of."""
+
+    weights: dict[str, NDArray[Any]]
+    """By name, as `WEIGHTS` has them; float32 or float64."""
+    metadata: dict[bytes, bytes]
+    structure: str
+    """SHA-256 of all but the weights and what describes the file."""
+
+
+def read_graph(path: Path, content: bytes) -> Graph:
+    """Take a graph apart, and refuse one that is not of this format; `content` was read from `path`.
 
     Raises:
         SpeckvError: naming the file, and what is wrong with it.
     """
     try:
-        found = digest(path.name, content)
+        graph = take_apart(path.name, content)
     except ValueError as error:
         raise SpeckvError(
             f"{path} is not a graph of format {FORMAT_VERSION} ({error}): do not use this package"
         ) from None
-    if found != STRUCTURES[path.name]:
+    if graph.structure != STRUCTURES[path.name]:
         raise SpeckvError(
             f"{path} computes something else than a graph of format {FORMAT_VERSION} does: export the package again "
             "with this release, or do not use it"
         )
+    return graph
 
 
-def digest(name: str, content: bytes) -> str:
-    """Return the SHA-256 of all that a graph is but its weights and what describes the file.
+def take_apart(name: str, content: bytes) -> Graph:
+    """Return what a graph is made of.
 
     Args:
         name: of the file, one of `WEIGHTS`.
@@ -77,36 +91,41 @@ def digest(name: str, content: bytes) -> str:
         ValueError: if it is damaged, or a weight has another shape or is not finite.
     """
     parts: list[object] = []
-    shapes: dict[str, Shape] = {}
+    weights: dict[str, NDArray[Any]] = {}
+    metadata: dict[bytes, bytes] = {}
     for number, value in _fields(content):
         if number == GRAPH and isinstance(value, bytes):
-            parts.append(_without_weights(value, WEIGHTS[name], shapes))
+            parts.append(_without_weights(value, WEIGHTS[name], weights))
+        elif number == METADATA and isinstance(value, bytes):
+            entry = {key: text for key, text in _fields(value) if isinstance(text, bytes)}
+            metadata[entry.get(KEY, b"")] = entry.get(VALUE, b"")
         elif number not in OF_THE_FILE:
             parts.append((number, value))
+    shapes = {weight: array.shape for weight, array in weights.items()}
     hidden = shapes.get("W2", (0,))[0]
     for weight, wanted in WEIGHTS[name].items():
         if shapes.get(weight) != tuple(hidden if size == HIDDEN else size for size in wanted):
             raise ValueError(f"{weight} has shape {list(shapes.get(weight, ()))}")
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+    return Graph(weights, metadata, hashlib.sha256(repr(parts).encode()).hexdigest())
 
 
-def _without_weights(graph: bytes, weights: Mapping[str, Shape], shapes: dict[str, Shape]) -> list[object]:
-    """Return the fields of a graph, of each of the `weights` only the name; its shape goes into `shapes`."""
+def _without_weights(graph: bytes, names: Collection[str], weights: dict[str, NDArray[Any]]) -> list[object]:
+    """Return the fields of a graph, but of each weight of these `names` only the name; it goes into `weights`."""
     parts: list[object] = []
     for number, value in _fields(graph):
         if number == INITIALIZER and isinstance(value, bytes):
             fields = _fields(value)
             name = b"".join(part for key, part in fields if key == NAME and isinstance(part, bytes)).decode()
-            if name in weights:
-                shapes[name] = _shape(name, fields)
+            if name in names:
+                weights[name] = _tensor(name, fields)
                 parts.append(name)
                 continue
         parts.append((number, value))
     return parts
 
 
-def _shape(name: str, fields: list[tuple[int, int | bytes]]) -> Shape:
-    """Return the shape of a tensor whose elements are there, finite, and all that it says."""
+def _tensor(name: str, fields: list[tuple[int, int | bytes]]) -> NDArray[Any]:
+    """Return a tensor whose elements are there, finite, and all that it says."""
     shape = tuple(value for number, value in fields if number == DIMS and isinstance(value, int))
     rest = dict(field for field in fields if field[0] != DIMS)
     dtype, data = FLOATS.get(int(rest.get(DATA_TYPE, 0))), rest.get(RAW_DATA)
@@ -114,7 +133,9 @@ def _shape(name: str, fields: list[tuple[int, int | bytes]]) -> Shape:
         raise ValueError(f"{name} is stored in another way")
     if dtype is None or not shape or len(data) % dtype.itemsize or not np.isfinite(np.frombuffer(data, dtype)).all():
         raise ValueError(f"{name} holds something else than finite numbers")
-    return shape
+    if math.prod(shape) * dtype.itemsize != len(data):
+        raise ValueError(f"{name} has shape {list(shape)}, which is not that of its numbers")
+    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _fields(message: bytes) -> list[tuple[int, int | bytes]]:

@@ -46,15 +46,16 @@ class Adaptive:
 
     def gamma(self, drafted: Drafted) -> int:
         """Draft one more token, or stop."""
-        self.tokens = drafted.tokens
-        if not drafted.count:
+        self.tokens = tokens = drafted.tokens
+        count = len(tokens)
+        if not count:
             return self._first()
-        if drafted.count >= LONGEST:
-            return drafted.count
-        self.progress.add(drafted.tokens[-1])
+        if count >= LONGEST:
+            return count
+        self.progress.add(tokens[-1])
         accepted, following = self.stopper(self.progress.features())
         self.survival *= accepted
-        return drafted.count + (self.survival * following > self.price.least(drafted.count, following))
+        return count + (self.survival * following > self.price.least(count, following))
 
     def _first(self) -> int:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""

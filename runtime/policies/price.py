@@ -18,11 +18,11 @@ class Price:
     token drafted now saves the time that it would take otherwise, and that is what the same kind of text takes: where
     the draft does badly a token costs more to come by, and so is worth more, than on the average of all texts.
 
-    Tabulated over `BINS` values of b; one between two of them counts as the lower.
+    Tabulated over multiples of 1 / `BINS`; a value between two of them counts as the lower.
     """
 
     def __init__(self, times: StepTimes) -> None:
-        powers = (np.arange(BINS) / BINS)[:, None] ** np.arange(LONGEST + 1)  # [BINS, LONGEST + 1]: b^0, b^1, …
+        powers = np.linspace(0, 1, BINS + 1)[:, None] ** np.arange(LONGEST + 1)  # [BINS + 1, LONGEST + 1]: b^0, b^1, …
         tokens = powers.cumsum(1)  # 1 + b + … + b^gamma
         step_ms = np.array([times.step_ms(gamma) for gamma in range(LONGEST + 1)])
         rates = tokens / step_ms
@@ -35,7 +35,7 @@ class Price:
 
     def length(self, probability: float) -> int:
         """Return the gamma that reaches R(b), in tokens; 0 where drafting does not pay."""
-        return self._lengths[_bin(probability)]
+        return self._lengths[int(probability * BINS)]
 
     def least(self, drafted: int, probability: float) -> float:
         """Return how probable one more token must be for it to pay, alone or with those that may follow it.
@@ -47,8 +47,4 @@ class Price:
             drafted: tokens drafted so far, from 1 to `LONGEST` − 1.
             probability: b, of each further token if those before it stand.
         """
-        return self._least[drafted][_bin(probability)]
-
-
-def _bin(probability: float) -> int:
-    return min(int(probability * BINS), BINS - 1)
+        return self._least[drafted][int(probability * BINS)]

@@ -47,12 +47,14 @@ USUAL_DISTANCE = 0.3
 """Total variation; where the averages of distances begin."""
 MOST_TOKENS, MOST_PLAIN = 8, 4
 """Where the counts of the last step, and of plain steps in a row, are cut off."""
+MOST_LOGIT = math.log(1e4 - 1)
 
 
 def logit(probability: float) -> float:
     """Return ln(p / (1 − p)), p kept 1e-4 away from 0 and 1."""
-    p = min(max(probability, 1e-4), 1 - 1e-4)
-    return math.log(p / (1 - p))
+    if not 1e-4 < probability < 1 - 1e-4:
+        return MOST_LOGIT if probability > 0.5 else -MOST_LOGIT
+    return math.log(probability / (1 - probability))
 
 
 class History:

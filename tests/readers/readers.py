@@ -50,6 +50,7 @@ from runtime.prompts import read_prompts
 from runtime.replay.traces import read_traces
 from runtime.report.reliability import read_reliability
 from runtime.rows import read_rows
+from runtime.stopper import history, progress
 from runtime.stopper.stopper import Stopper
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
@@ -150,8 +151,8 @@ def _decide(path: Path) -> None:
 
 def _stop(path: Path) -> None:
     stopper = Stopper(path.parent)
-    stopper.begin_step([0.5] * (stopper._context.size // 4))
-    _expect(all(0 <= value <= 1 for value in stopper([0.5] * (stopper._drafted.size // 4))), "probabilities")
+    stopper.begin_step([0.5] * (len(history.NAMES)))
+    _expect(all(0 <= value <= 1 for value in stopper([0.5] * (len(progress.NAMES)))), "probabilities")
 
 
 def _times(path: Path) -> None:

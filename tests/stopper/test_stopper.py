@@ -13,8 +13,11 @@ import numpy as np
 import onnx
 import pytest
 
+from export.stopper.fit import Weights
 from runtime import SpeckvError
-from runtime.contract import MANIFEST_FILE, STOPPER_FILE
+from runtime.artifacts import package_folder
+from runtime.contract import MANIFEST_FILE, STOPPER_FILE, STOPPER_NAME
+from runtime.decision.session import open_packaged
 from runtime.stopper import history, progress
 from runtime.stopper.stopper import FEATURES, Stopper
 from tests.stopper.packages import numpy_answer, random_weights, write_graph, write_package
@@ -68,6 +71,20 @@ def test_the_shipped_model_answers_with_probabilities() -> None:
     found = np.array(answers(Stopper(), rows(4)))
     assert ((found >= 0) & (found <= 1)).all()
     assert len(np.unique(found)) > 10
+
+
+def test_the_shipped_model_answers_as_its_graph_does() -> None:
+    asked = rows(7)
+    session = open_packaged(package_folder(STOPPER_NAME), STOPPER_FILE, "cpu")
+    (expected,) = session.run(None, {"features": np.array(asked, np.float32)})
+    np.testing.assert_allclose(answers(Stopper(), asked), expected, rtol=0, atol=1e-6)
+
+
+def test_weights_beyond_any_sense_make_no_error(tmp_path: Path) -> None:
+    weights = random_weights(0)
+    huge = Weights(*(1e30 * array for array in vars(weights).values()))
+    found = np.array(answers(Stopper(write_package(tmp_path / "huge", huge)), rows(8, 20)))
+    assert not ((found < 0) | (found > 1)).any()  # they may be NaN, which stops a draft
 
 
 @pytest.mark.parametrize("width", [len(FEATURES) - 1, len(FEATURES) + 1])
