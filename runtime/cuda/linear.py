@@ -13,14 +13,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.few import few_product
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
-from runtime.cuda.nf4 import lookup
+from runtime.cuda.nf4 import decoded
 
 FLOAT, INT8, NF4 = 0, 1, 2
-LOOKUP = tl.constexpr(lookup() if torch.cuda.is_available() else "")
-"""How NF4 is decoded; the kernels' interpreter on the CPU, which knows no PTX, reads a table."""
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
+FEW = 1
+"""Rows at most of `few_product`."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Matrix:
 @dataclass(frozen=True)
 class Tiles:
     """How a kernel divides a product: rows and outputs of a tile; its inputs, `splits` times `k`, each split's summed
-    by warps of its own; and warps."""
+    by warps of its own; and warps. With 0 splits, it is `few_product` that works on `k` inputs at a time."""
 
     m: int
     n: int
@@ -60,6 +61,8 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
     On an H200, for the shapes of models of 135 M to 3 B, those for up to 16 rows and for many outputs are the fastest
     or nearly so. Few outputs are divided finely for more rows, too: there are processors to spare.
     """
+    if rows <= FEW:
+        return Tiles(triton.next_power_of_2(rows), 4, 1024, splits=0, warps=4)
     m, n, k, splits = _division(rows, outputs, kind)
     width = triton.next_power_of_2(inputs)
     k = min(k, max(width, 32))
@@ -104,14 +107,7 @@ def _weights(
 ):
     """Return what `_stored` loaded as numbers, `[B, C, N]`; INT8 without its scales, which `_finish` applies."""
     if KIND == 2:
-        if LOOKUP != "":
-            high, low = tl.inline_asm_elementwise(
-                LOOKUP, "=r,=r,=r,=r,=r,=r,=r,=r,r", [stored], (tl.float32, tl.float32), is_pure=True, pack=4
-            )
-        else:
-            high = tl.load(code + (stored >> 4).to(tl.int32))
-            low = tl.load(code + (stored & 15).to(tl.int32))
-        tile = tl.reshape((tl.join(high, low) * peak[:, :, :, None, None]).to(dtype), [B, N, C])
+        tile = tl.reshape((decoded(stored, code) * peak[:, :, :, None, None]).to(dtype), [B, N, C])
     elif KIND == 1 and dtype == tl.float16:
         # The bits of 1024 + 128 + w, of which 1152 is taken: exact, and far faster than a conversion.
         bits = (stored.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.int16) | 0x6400
@@ -142,9 +138,21 @@ def _norm_scale(x, width, real, epsilon, B: tl.constexpr, M: tl.constexpr, C: tl
 @triton.jit
 def _product(
     x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """Return norm(x) · Wᵀ, float32 `[M, N]`; pointers as of `_inputs` and `_stored`."""
+    if B == 0:
+        return few_product(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, M, N, C, ONCE)
+    else:
+        return _many(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, B, M, N, C)
+
+
+@triton.jit
+def _many(
+    x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
+    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Return norm(x) · Wᵀ by tensor cores, as `few_product` does."""
     # Weights are loaded a tile ahead, the first ones while the kernel that writes x may still run.
     stored, peak = _stored(weight, scale, 0, width, KIND, B, C)
     wait_for_last(EARLY)
@@ -179,7 +187,7 @@ def _linear(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, n0, w1, s1, b1, n1, w2, s2, b2, n2,
     code, out, out_stride, KIND: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
-    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
     # Programs that share weights are neighbours, so that those are read once, however many rows there are.
@@ -198,7 +206,7 @@ def _linear(
     total = _product(
         x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
         weight + loaded.to(tl.int64) * _bytes(width, KIND), scale + loaded * (width // 64), code,
-        KIND, NORM, EARLY, B, M, N, C,
+        KIND, NORM, EARLY, B, M, N, C, ONCE,
     )  # fmt: skip
     dtype: tl.constexpr = x.dtype.element_ty
     result = _finish(total, scale, bias, loaded, KIND, BIAS, dtype)
@@ -222,7 +230,7 @@ def _bytes(width, KIND: tl.constexpr):
 def _gated(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr,
-    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
+    EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, ONCE: tl.constexpr,
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
     half: tl.constexpr = N // 2
@@ -238,7 +246,7 @@ def _gated(
         x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
         tl.where(both < half, w0 + offset, w1 + offset),
         tl.where(both < half, s0 + own * (width // 64), s1 + own * (width // 64)), code,
-        KIND, True, EARLY, B, M, N, C,
+        KIND, True, EARLY, B, M, N, C, ONCE,
     )  # fmt: skip
     gate, up = tl.split(tl.permute(tl.reshape(total, [M, 2, half]), (0, 2, 1)))
     dtype: tl.constexpr = x.dtype.element_ty
@@ -282,7 +290,8 @@ def linear(
     _linear[(triton.cdiv(rows, tile.m), blocks)](
         x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
         KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual, EARLY=EARLY,
-        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, ONCE=width <= tile.k,
+        num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -299,7 +308,8 @@ def gated(
     _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
         gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None, EARLY=EARLY,
-        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, ONCE=width <= tile.k,
+        num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip
 
 

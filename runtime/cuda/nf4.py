@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import struct
 
+import torch
+import triton
+import triton.language as tl
+
 CODE = (
     *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635),
     *(-0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725),
@@ -43,3 +47,20 @@ def lookup() -> str:
         low, high = f"${5 + 2 * half}", f"${1 + 2 * half}"
         lines += [f"prmt.b32 {low}, c, d, 0x5410;", f"prmt.b32 {high}, c, d, 0x7632;"]
     return "{" + "\n".join(lines) + "}"
+
+
+LOOKUP = tl.constexpr(lookup() if torch.cuda.is_available() else "")
+"""The kernels' interpreter on the CPU, which knows no PTX, reads a table."""
+
+
+@triton.jit
+def decoded(packed, code):
+    """Return what bytes `[…]` stand for before scaling, float32 `[…, 2]`; `code` is the table `[16]`."""
+    if LOOKUP != "":
+        high, low = tl.inline_asm_elementwise(
+            LOOKUP, "=r,=r,=r,=r,=r,=r,=r,=r,r", [packed], (tl.float32, tl.float32), is_pure=True, pack=4
+        )
+    else:
+        high = tl.load(code + (packed >> 4).to(tl.int32))
+        low = tl.load(code + (packed & 15).to(tl.int32))
+    return tl.join(high, low)

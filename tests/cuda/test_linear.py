@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.cuda.linear import INT8, NF4, Matrix, float_matrix, gated, linear
+from runtime.cuda.linear import INT8, NF4, Matrix, Tiles, float_matrix, gated, linear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = 1e-5
@@ -51,6 +51,28 @@ def test_products_side_by_side(kind: str, rows: int, inputs: int) -> None:
         1,
     )
     torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+@pytest.mark.parametrize(("rows", "m", "k"), [(1, 1, 256), (2, 2, 128), (3, 4, 64), (7, 8, 256)])
+def test_few_rows(kind: str, rows: int, m: int, k: int) -> None:
+    torch.manual_seed(rows)
+    own, weight = matrix(kind, 50, 192, bias=rows == 3)
+    (gate, w0), (up, w1) = matrix(kind, 22, 192), matrix(kind, 22, 192)
+    tile = Tiles(m, 4, k, splits=0, warps=1)
+    x, gain = torch.randn(rows, 192, device=DEVICE), torch.rand(192, device=DEVICE)
+    out, before = torch.zeros(rows, 50, device=DEVICE), torch.randn(rows, 50, device=DEVICE)
+    added, hidden = before.clone(), torch.zeros(rows, 22, device=DEVICE)
+    linear(x, (own,), out, gain=gain, epsilon=EPSILON, tile=tile)
+    linear(x, (own,), added, residual=True, tile=tile)
+    gated(x, gate, up, hidden, gain, EPSILON, tile)
+    bias = 0 if own.bias is None else own.bias.double().cpu()
+    n = normed(x, gain)
+    torch.testing.assert_close(out.cpu().double(), n @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    plain = before.double().cpu() + x.double().cpu() @ weight.T + bias
+    torch.testing.assert_close(added.cpu().double(), plain, rtol=1e-4, atol=1e-4)
+    expected = torch.nn.functional.silu(n @ w0.T) * (n @ w1.T)
+    torch.testing.assert_close(hidden.cpu().double(), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
