@@ -87,14 +87,14 @@ def speculate_texts(
     draws = None if choice.greedy else seed
     free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]
     rows: list[_Row] = []
-    ahead = False
+    ahead: float | None = None
     while True:
         joined = [row.begin(number, text) for row, (number, text) in zip(free, waiting, strict=False)]
         if joined:
             _check_room(pair, joined)
             with targets_own(0):
                 pair.begin({row.place: row.tokens for row in joined})
-            rows, free, ahead = rows + joined, free[len(joined) :], False
+            rows, free, ahead = rows + joined, free[len(joined) :], None
         if not rows:
             return
         steps, ahead = _step(pair, rows, ahead, timed=not joined)
@@ -176,20 +176,23 @@ def _check_room(pair: GraphPair, rows: Sequence[_Row]) -> None:
         )
 
 
-def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tuple[list[TextStep], bool]:
+def _step(
+    pair: GraphPair, rows: Sequence[_Row], ahead: float | None, timed: bool
+) -> tuple[list[TextStep], float | None]:
     """Do a step of all rows.
 
     Args:
         pair: whose other rows rest.
         rows: at work.
-        ahead: whether the first token is being drafted already.
+        ahead: seconds that the last step spent after its verification, while the device began to draft this one's
+            first token; they are this one's drafting, too. None if it did not. The caller's own time does not count.
         timed: whether the rows may learn what the step took.
 
     Returns:
-        What each row did, and whether the first token of the next step is being drafted.
+        What each row did, and `ahead` of the next step.
     """
-    start = time.perf_counter()
-    drafted = _draft(pair, rows, int(ahead))
+    start = time.perf_counter() - (ahead or 0.0)
+    drafted = _draft(pair, rows, int(ahead is not None))
     gammas, uniforms = [RESTS] * pair.texts, [list[float]()] * pair.texts
     for row in rows:
         gammas[row.place], uniforms[row.place] = row.drafted.count, row.to_verify()
@@ -198,14 +201,15 @@ def _step(pair: GraphPair, rows: Sequence[_Row], ahead: bool, timed: bool) -> tu
     with targets_own(max(len(row.tokens) for row in rows)):
         pair.verify(gammas, uniforms)
         drafting = [row for row in rows if row.limit > row.drafted.count and not row.guarded.draft_failed]
-        ahead = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
+        begun = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
         verified = pair.verified()
-    times = (middle - start) * 1e3, (time.perf_counter() - middle) * 1e3
+    end = time.perf_counter()
+    times = (middle - start) * 1e3, (end - middle) * 1e3
     steps = []
     for row in rows:
         known = timed and row.drafted.count == longest
         steps.append(row.commit(verified[row.place], drafted, times if known else UNKNOWN))
-    return steps, ahead
+    return steps, time.perf_counter() - end if begun else None
 
 
 def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float]) -> bool:

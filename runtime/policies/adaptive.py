@@ -27,8 +27,12 @@ class Adaptive:
     """Share of the time that trials may lose to plain decoding."""
     SAVED = 10
     """Plain steps whose time the budget is at most: gains may be saved up, but not for long."""
-    DRIFT = 1.05
-    """Prices are computed anew when draft and target have drifted apart by this ratio."""
+    DRIFT = 1.1
+    """Prices are computed anew when draft and target have drifted apart by this ratio.
+
+    The best lengths hardly differ within it. In a replay with draft times that scatter by a fifth, and target times by
+    a tenth, they drift so far in three steps of a hundred, and half as far in twelve.
+    """
 
     def __init__(self, stopper: Stopper, times: StepTimes) -> None:
         self.stopper = stopper

@@ -10,6 +10,12 @@ LONGEST = 16
 """Tokens drafted at most in a step."""
 BINS = 200
 
+_TOKENS = (np.linspace(0, 1, BINS + 1) ** np.arange(LONGEST + 1)[:, None]).cumsum(0)
+"""`[gamma, bin]`: 1 + b + … + b^gamma."""
+_PER_TOKEN = 1 / _TOKENS[:LONGEST]
+_FURTHER = np.add.outer(np.arange(LONGEST), np.arange(1, LONGEST + 1))
+"""`[drafted, k − 1]`: the gamma that k more tokens make, up to twice the longest."""
+
 
 class Price:
     """The best rate, in tokens per millisecond, that a text would reach whose every token stands with probability b.
@@ -22,16 +28,12 @@ class Price:
     """
 
     def __init__(self, times: StepTimes) -> None:
-        powers = np.linspace(0, 1, BINS + 1)[:, None] ** np.arange(LONGEST + 1)  # [BINS + 1, LONGEST + 1]: b^0, b^1, …
-        tokens = powers.cumsum(1)  # 1 + b + … + b^gamma
         step_ms = np.array([times.step_ms(gamma) for gamma in range(LONGEST + 1)])
-        rates = tokens / step_ms
-        best = rates.max(1, keepdims=True)
-        self._lengths: list[int] = rates.argmax(1).tolist()
-        self._least: list[list[float]] = [[]]
-        for drafted in range(1, LONGEST):
-            more_ms = step_ms[drafted + 1 :] - step_ms[drafted]  # of 1, 2, … more tokens
-            self._least.append((best * more_ms / tokens[:, : len(more_ms)]).min(1).tolist())
+        rates = _TOKENS / step_ms[:, None]
+        # [drafted, k − 1]: milliseconds of k more tokens, endless beyond the longest step.
+        more_ms = np.append(step_ms, [np.inf] * LONGEST)[_FURTHER] - step_ms[:LONGEST, None]
+        self._lengths: list[int] = rates.argmax(0).tolist()
+        self._least = rates.max(0) * (more_ms[:, :, None] * _PER_TOKEN).min(1)  # [drafted, bin]
 
     def length(self, probability: float) -> int:
         """Return the gamma that reaches R(b), in tokens; 0 where drafting does not pay."""
@@ -47,4 +49,5 @@ class Price:
             drafted: tokens drafted so far, from 1 to `LONGEST` − 1.
             probability: b, of each further token if those before it stand.
         """
-        return self._least[drafted][int(probability * BINS)]
+        least: float = self._least.item(drafted, int(probability * BINS))
+        return least

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -77,7 +77,8 @@ class RunningTimes(StepTimes):
     def __init__(self, times: StepTimes) -> None:
         super().__init__(times.draft, times.target)
         self._expected = times
-        self._ratios = [deque([1.0] * self.TRUST, maxlen=self.MEMORY) for _ in ("draft", "target")]
+        self._widest_draft, self._widest_target = max(self.draft), max(self.target)
+        self._draft_ratio, self._target_ratio = (_RunningMedian([1.0] * self.TRUST, self.MEMORY) for _ in range(2))
         self.draft_scale = self.target_scale = 1.0
 
     def draft_ms(self, tokens: int = 1) -> float:
@@ -96,13 +97,29 @@ class RunningTimes(StepTimes):
             pending: committed tokens that the draft had not seen. Calls wider than any that was measured teach
                 nothing, since the tables only guess at them.
         """
-        drafts, targets = self._ratios
-        if outcome.gamma and pending <= max(self.draft) and outcome.draft_ms > 0:
-            drafts.append(outcome.draft_ms / self._expected.drafting_ms(outcome.gamma, pending))
-            self.draft_scale = median(drafts)
-        if outcome.gamma + 1 <= max(self.target) and outcome.verify_ms > 0:
-            targets.append(outcome.verify_ms / self._expected.target_ms(outcome.gamma + 1))
-            self.target_scale = median(targets)
+        gamma, expected = outcome.gamma, self._expected
+        if gamma and pending <= self._widest_draft and outcome.draft_ms > 0:
+            self.draft_scale = self._draft_ratio.add(outcome.draft_ms / expected.drafting_ms(gamma, pending))
+        if gamma < self._widest_target and outcome.verify_ms > 0:
+            self.target_scale = self._target_ratio.add(outcome.verify_ms / expected.target_ms(gamma + 1))
+
+
+class _RunningMedian:
+    """The median of the last values: kept in order, since sorting them anew takes twice as long."""
+
+    def __init__(self, values: Iterable[float], memory: int) -> None:
+        self._last, self._memory = deque(values), memory
+        self._ordered = sorted(self._last)
+
+    def add(self, value: float) -> float:
+        """Take a value, which is a number, and forget the one that is too old; return the median."""
+        last, ordered = self._last, self._ordered
+        if len(last) == self._memory:
+            del ordered[bisect_left(ordered, last.popleft())]
+        last.append(value)
+        insort(ordered, value)
+        half = len(ordered) // 2
+        return (ordered[half] + ordered[~half]) / 2
 
 
 def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:

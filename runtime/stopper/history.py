@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from math import isnan, log, log1p
 
 from runtime.policies.policy import Outcome, TokenSignals
 
@@ -47,14 +47,14 @@ USUAL_DISTANCE = 0.3
 """Total variation; where the averages of distances begin."""
 MOST_TOKENS, MOST_PLAIN = 8, 4
 """Where the counts of the last step, and of plain steps in a row, are cut off."""
-MOST_LOGIT = math.log(1e4 - 1)
+MOST_LOGIT = log(1e4 - 1)
 
 
 def logit(probability: float) -> float:
     """Return ln(p / (1 − p)), p kept 1e-4 away from 0 and 1."""
     if not 1e-4 < probability < 1 - 1e-4:
         return MOST_LOGIT if probability > 0.5 else -MOST_LOGIT
-    return math.log(probability / (1 - probability))
+    return log(probability / (1 - probability))
 
 
 class History:
@@ -119,7 +119,8 @@ class History:
 
     def features(self) -> list[float]:
         """Return the values of `NAMES`, in that order; entropies in bits, probabilities as natural logits."""
-        outcome, rejected = self._outcome, self._rejected
+        # Comparisons instead of min, max and float, as in `Progress`.
+        outcome, rejected, last, plain_steps = self._outcome, self._rejected, self._last, self._plain_steps
         return [
             self._accepted_short,
             self._accepted_middle,
@@ -128,28 +129,28 @@ class History:
             self._surplus_middle,
             self._surplus_long,
             self._entropy_short,
-            math.log1p(self._run),
-            float(rejected is not None),
-            float(outcome is not None and 0 < outcome.gamma == outcome.accepted),
-            float(outcome is not None and not outcome.gamma),
+            log1p(self._run),
+            1.0 if rejected else 0.0,
+            1.0 if outcome and 0 < outcome.gamma == outcome.accepted else 0.0,
+            1.0 if outcome and not outcome.gamma else 0.0,
             rejected.entropy if rejected else 0.0,
             logit(rejected.top1) if rejected else 0.0,
-            min(self._last.accepted, MOST_TOKENS),
-            min(self._last.gamma, MOST_TOKENS),
-            math.log1p(self._position),
-            min(self._plain_steps, MOST_PLAIN),
+            last.accepted if last.accepted < MOST_TOKENS else MOST_TOKENS,
+            last.gamma if last.gamma < MOST_TOKENS else MOST_TOKENS,
+            log1p(self._position),
+            plain_steps if plain_steps < MOST_PLAIN else MOST_PLAIN,
             *self._verified(),
         ]
 
     def _verified(self) -> list[float]:
         """What the last verification left behind; 0 beside a flag of 0 where it is not known."""
         outcome = self._outcome
-        if outcome is None or math.isnan(outcome.target_entropy + outcome.target_top1):
+        if outcome is None or isnan(outcome.target_entropy + outcome.target_top1):
             target = [0.0] * 5
         else:
             entropy = outcome.target_entropy
             rejected = entropy if self._rejected else 0.0
             target = [1.0, entropy, logit(outcome.target_top1), rejected, self._target_entropy_short]
-        apart = outcome is not None and not math.isnan(outcome.distance)
+        apart = outcome is not None and not isnan(outcome.distance)
         distance = [1.0, outcome.distance] if outcome and apart else [0.0, 0.0]
         return [*target, *distance, self._distance_short, self._distance_long]

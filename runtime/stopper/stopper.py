@@ -57,6 +57,7 @@ class Stopper:
         self._W_drafted = np.vstack([W1[first:], b1])
         self._W2, self._b2 = W2, b2.tolist()
         self._context, self._drafted = np.ones(first + 1, np.float32), np.ones(len(progress.NAMES) + 1, np.float32)
+        self._context_buffer, self._drafted_buffer = self._context.data, self._drafted.data
         self._hidden, self._zeros = np.zeros_like(b1), np.zeros_like(b1)
 
     @classmethod
@@ -78,8 +79,8 @@ class Stopper:
 
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""
-        self._pack_context(self._context.data, 0, *context)
-        np.dot(self._context, self._W_context, out=self._W_drafted[-1])
+        self._pack_context(self._context_buffer, 0, *context)
+        self._context.dot(self._W_context, self._W_drafted[-1])
 
     def __call__(self, drafted: Sequence[float]) -> tuple[float, float]:
         """Return the probabilities for `Progress.features`.
@@ -88,8 +89,8 @@ class Stopper:
             That the last drafted token stands, if those before it do (of no meaning before there is one); and that
             the next one will, if all drafted ones do.
         """
-        self._pack_drafted(self._drafted.data, 0, *drafted)
-        hidden = np.dot(self._drafted, self._W_drafted, out=self._hidden)
-        accepted, following = np.dot(np.maximum(hidden, self._zeros, out=hidden), self._W2).tolist()
+        self._pack_drafted(self._drafted_buffer, 0, *drafted)
+        hidden = self._drafted.dot(self._W_drafted, self._hidden)
+        accepted, following = np.maximum(hidden, self._zeros, out=hidden).dot(self._W2).tolist()
         # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
         return 0.5 + 0.5 * tanh(0.5 * (accepted + self._b2[0])), 0.5 + 0.5 * tanh(0.5 * (following + self._b2[1]))

@@ -54,6 +54,22 @@ class NowAndThen(Memoryless):
         return 3 if self.steps % (self.plain + 1) == 0 else 0
 
 
+class Slow(Recorded):
+    """A policy that takes its time, by a clock that it moves itself."""
+
+    def __init__(self, policy: Policy, gamma_s: float, observe_s: float) -> None:
+        super().__init__(policy)
+        self.now_s, self.gamma_s, self.observe_s = 0.0, gamma_s, observe_s
+
+    def gamma(self, drafted: Drafted) -> int:
+        self.now_s += self.gamma_s
+        return super().gamma(drafted)
+
+    def observe(self, outcome: Outcome) -> None:
+        self.now_s += self.observe_s
+        super().observe(outcome)
+
+
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter takes its time; and so a prompt needs several calls."""
@@ -122,3 +138,28 @@ def test_an_end_of_text_token_ends_it(models: tuple[PreTrainedModel, PreTrainedM
     end = whole[5]
     steps = [s.tokens for s in speculate_greedily(pair, [4, 5, 6], Fixed(4), max_new_tokens=10, eos=[end])]
     assert [token for tokens in steps for token in tokens] == whole[: whole.index(end) + 1]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (Fixed(2), [250 + 500] * 4),  # two questions, and what was learned while the first token was drafted
+        (Fixed(0), [125] * 4),
+        (NowAndThen(1), [250, 125 + 500] * 2),  # after a plain step nothing is drafted ahead
+    ],
+    ids=["ahead", "plain", "in turn"],
+)
+def test_what_the_host_does_while_a_token_is_drafted_ahead_is_drafting_and_what_the_caller_does_is_not(
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    policy: Policy,
+    expected: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slow = Slow(policy, gamma_s=0.125, observe_s=0.5)
+    monkeypatch.setattr("runtime.cuda.loop.time.perf_counter", lambda: slow.now_s)
+    for _ in speculate_greedily(GraphPair(*models, 1, 64, 6), [3, 1, 4], slow, max_new_tokens=20):
+        slow.now_s += 100
+    first, *later = [outcome.draft_ms for outcome in slow.outcomes]
+    assert math.isnan(first)  # the prompt's step
+    assert later[:4] == expected
+    assert {outcome.verify_ms for outcome in slow.outcomes[1:]} == {0.0}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -70,10 +70,11 @@ def decide(policy: Adaptive) -> int:
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0.01, 2), st.floats(0, 1))
+@example(0.9375, 1.0, 1.0, 0.0)  # a probability of 1 has a price of its own
 def test_it_goes_on_while_the_next_tokens_are_worth_more_than_they_take(
     accepted: float, following: float, draft_ms: float, wider_ms: float
 ) -> None:
-    b, token_ms = min(int(following * BINS), BINS - 1) / BINS, draft_ms + wider_ms
+    b, token_ms = int(following * BINS) / BINS, draft_ms + wider_ms
     best = max(sum(b**k for k in range(gamma + 1)) / (4 + gamma * token_ms) for gamma in range(LONGEST + 1))
     # All tokens take the same time here, so none pays where one does not.
     worth = [accepted**drafted * following / (best * token_ms) for drafted in range(LONGEST)]
