@@ -50,7 +50,7 @@ def _read(
     tl.store(own + 1, best.to(tl.float32))  # exact below 2^24
     tl.store(own + 2, second)
     tl.store(own + 3, tl.sum(weight, 0))
-    tl.store(own + 4, tl.sum(tl.where(weight > 0, weight * x, 0.0), 0))
+    tl.store(own + 4, tl.sum(tl.where(weight > 0, weight * (peak - x), 0.0), 0))
     tl.debug_barrier()
     before = tl.atomic_add(arrived + row, 1)
     if before == tl.num_programs(1) - 1:
@@ -68,14 +68,17 @@ def _read(
             tl.max(tl.where(chunks == winner, seconds, -float("inf")), 0),
         )
         fade = tl.where(used, tl.exp(peaks - peak), 0.0)
-        total = tl.sum(fade * tl.load(at + 3, mask=used, other=0.0, cache_modifier=".cg"), 0)
-        mean = tl.sum(fade * tl.load(at + 4, mask=used, other=0.0, cache_modifier=".cg"), 0) / total
-        log_total = peak + tl.log(total)
+        totals = tl.load(at + 3, mask=used, other=0.0, cache_modifier=".cg")
+        below = tl.load(at + 4, mask=used, other=0.0, cache_modifier=".cg")
+        total = tl.sum(fade * totals, 0)
+        # Entropy = ln Σ exp(x − peak) + Σ p · (peak − x): no digits are lost to the size of the logits.
+        below += tl.where(fade > 0, peak - peaks, 0.0) * totals
+        entropy = tl.log(total) + tl.sum(fade * below, 0) / total
         tl.store(tokens + row, token)
-        tl.store(signals + row * 5, tl.maximum(log_total - mean, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
+        tl.store(signals + row * 5, tl.maximum(entropy, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
         tl.store(signals + row * 5 + 1, 1 / total)
         tl.store(signals + row * 5 + 2, tl.exp(second - peak) / total)
-        tl.store(signals + row * 5 + 3, log_total)
+        tl.store(signals + row * 5 + 3, peak + tl.log(total))
         tl.store(signals + row * 5 + 4, token.to(tl.float32))
         if WRITE:
             tl.store(text + row.to(tl.int64) * capacity + tl.load(starts + row) + place, token)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -33,6 +35,18 @@ def test_signals_are_those_of_the_plain_loop(vocabulary: int) -> None:
     torch.testing.assert_close(signals[:, :3], token_signals(logits), rtol=1e-4, atol=1e-5)
     assert signals[:, 4].tolist() == tokens.tolist()
     torch.testing.assert_close(signals[:, 3], logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("vocabulary", [37, 3 * CHUNK + 5])
+@pytest.mark.parametrize(("scale", "middle"), [(0.1, 0.0), (3.0, -40.0), (20.0, 0.0), (30.0, 80.0)])
+def test_no_digits_of_the_entropy_are_lost(scale: float, middle: float, vocabulary: int) -> None:
+    """That of a nearly certain distribution is small, while its logits are not: against float64, on either loop."""
+    torch.manual_seed(1)
+    logits = torch.randn(4, vocabulary, device=DEVICE) * scale + middle
+    p = torch.softmax(logits.double(), -1)
+    exact = (torch.special.entr(p).sum(-1) / math.log(2)).float()
+    for found in (read_rows(logits)[1][:, 0], token_signals(logits)[:, 0]):
+        torch.testing.assert_close(found, exact, rtol=1e-6, atol=3e-6)
 
 
 def test_the_first_of_equal_logits_and_masked_ones() -> None:
