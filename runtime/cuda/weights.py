@@ -55,10 +55,12 @@ class Weights:
 
     def angles(self, positions: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines of the first positions, float32 `[positions, dim / 2]` each."""
-        at = torch.arange(positions, device=self.embedding.device)[None]
-        cos, sin = self.rotary(self.embedding.new_zeros(1, dtype=torch.float32), at)
-        half = self.dim // 2
-        return cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous()
+        # Not by the module's own call: transformers 5.17 has a matrix product there, for which
+        # cuBLAS keeps 32 MiB of a Hopper's memory.
+        rotary: Any = self.rotary
+        frequencies = rotary.inv_freq.float()
+        angles = torch.arange(positions, dtype=torch.float32, device=frequencies.device)[:, None] * frequencies
+        return angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
 
 
 def read_weights(model: PreTrainedModel) -> Weights:
