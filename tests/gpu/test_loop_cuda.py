@@ -25,6 +25,7 @@ from runtime.policies.policy import Policy
 from runtime.policies.speckv import SpecKV
 from runtime.prompts import TASKS, read_prompts
 from tests.loop.fakes import StopWhenUnsure
+from tests.loop.remembered import Remembered
 from tests.loop.test_sampling import FALSE_ALARM, p_value
 from tests.loop.watched import Watched
 
@@ -76,15 +77,20 @@ def test_the_embedded_draft_is_mostly_right(pair: Pair) -> None:
 
 @pytest.mark.parametrize("policy", [Fixed(2), StopWhenUnsure(0.5, 3)], ids=["fixed", "signal"])
 def test_sampling_has_the_targets_distribution(pair: Pair, policy: Policy) -> None:
-    """The first token after a prompt, over many seeds, against the probabilities of the verifying calls."""
+    """The first token after a prompt, over many seeds, against the probabilities of the verifying calls.
+
+    The same proposals come up again and again; LLM.int8 takes a tenth of a second for a call, so each is made once.
+    """
     draft, target = pair
+    scorers = Remembered(CachedModel(draft)), Remembered(CachedModel(target.model))
     prompt, sampling, runs = target.encode("Name a colour."), Sampling(temperature=1.0, top_k=8), 60
     with torch.inference_mode():
         logits = CachedModel(target.model).score(torch.tensor(prompt, device="cuda"), keep=1)
     exact = {(i,): float(p) for i, p in enumerate(sampling.probabilities(logits)[0].tolist()) if p > 0}
     counts: Counter[tuple[int, ...]] = Counter()
     for seed in range(runs):
-        scorers = CachedModel(draft), CachedModel(target.model)
+        for scorer in scorers:
+            scorer.rollback(0)
         steps = speculate(*scorers, prompt, policy, max_new_tokens=4, sampling=sampling, seed=seed)
         counts[(next(steps).tokens[0],)] += 1
     common = sum(exact[outcome] for outcome in counts if outcome in exact)

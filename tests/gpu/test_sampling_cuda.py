@@ -27,7 +27,8 @@ from tests.loop.fakes import StopWhenUnsure
 from tests.loop.test_sampling import FALSE_ALARM, p_value
 
 NEW = 32
-SEEDS = range(8)
+PROMPTS = 4
+"""Of each way and policy; the plain loop takes a second for a text."""
 WAYS = Sampling(1.0), Sampling(0.7, top_k=50), Sampling(1.2, top_p=0.9)
 POLICIES = {"none": Fixed(0), "fixed": Fixed(4), "signal": StopWhenUnsure(0.5, 6)}
 Pair = tuple[Backend, Target, PreTrainedModel]
@@ -49,9 +50,10 @@ def test_one_seed_gives_one_text_on_either_loop(pair: Pair, way: Sampling, name:
     backend, target, draft = pair
     if target.precision != "fp32":
         pytest.skip("in half precision the loops' logits differ")
-    policy, prompts = POLICIES[name], [target.encode(prompt.text) for prompt in read_prompts()[:8]]
+    policy, prompts = POLICIES[name], [target.encode(prompt.text) for prompt in read_prompts()[:PROMPTS]]
     same = 0
-    for seed, prompt in zip(SEEDS, prompts, strict=True):
+    first = PROMPTS * (len(POLICIES) * WAYS.index(way) + list(POLICIES).index(name))  # no two texts share a seed
+    for seed, prompt in enumerate(prompts, first):
         fast = backend.steps(prompt, policy, max_new_tokens=NEW, sampling=way, eos=target.eos, seed=seed)
         plain = speculate(
             *cached_pair(draft, target.model),
@@ -66,7 +68,7 @@ def test_one_seed_gives_one_text_on_either_loop(pair: Pair, way: Sampling, name:
         same += texts[0] == texts[1]
         assert texts[0][0] == texts[1][0]  # a first step that differs is no rounding
     print(f"\n{way}, {name}: {same} of {len(prompts)} texts are the plain loop's")
-    assert same >= len(prompts) - 2
+    assert same >= len(prompts) - 1
 
 
 def test_a_row_is_the_text_alone(pair: Pair) -> None:
