@@ -20,8 +20,8 @@ from runtime.cuda.nf4 import decoded
 FLOAT, INT8, NF4 = 0, 1, 2
 NF4_BLOCK = 64
 """Weights that share a scale in NF4."""
-FEW = 1
-"""Rows at most of `few_product`."""
+FEW = ((2, 1 << 30), (4, 6000), (8, 2500))
+"""Rows and outputs up to which `few_product` is faster than tensor cores."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,19 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
     On an H200, for the shapes of models of 135 M to 3 B, those for up to 16 rows and for many outputs are the fastest
     or nearly so. Few outputs are divided finely for more rows, too: there are processors to spare.
     """
-    if rows <= FEW:
-        return Tiles(triton.next_power_of_2(rows), 4, 1024, splits=0, warps=4)
+    if any(rows <= most_rows and outputs <= most_outputs for most_rows, most_outputs in FEW):
+        return _few_tiles(triton.next_power_of_2(rows), outputs, inputs)
     m, n, k, splits = _division(rows, outputs, kind)
     width = triton.next_power_of_2(inputs)
     k = min(k, max(width, 32))
     return Tiles(m, n, k, splits=max(1, min(splits, width // k)), warps=4)
+
+
+def _few_tiles(rows: int, outputs: int, inputs: int) -> Tiles:
+    if inputs > 1024 and rows <= 4:
+        return Tiles(rows, 4, 2048, splits=0, warps=8)
+    k = min(max(triton.next_power_of_2(inputs), 256), 1024)  # a thread takes 8 inputs
+    return Tiles(rows, 8 if outputs > 2500 else 4, k, splits=0, warps=k // 256)
 
 
 def _division(rows: int, outputs: int, kind: int) -> tuple[int, int, int, int]:
@@ -129,7 +136,7 @@ def _inputs(x, k, width, real, B: tl.constexpr, C: tl.constexpr):
 def _norm_scale(x, width, real, epsilon, B: tl.constexpr, M: tl.constexpr, C: tl.constexpr):
     """Return 1 / rms of each row, float32 `[M]`."""
     total = tl.zeros([B, M, C], tl.float32)
-    for k in range(0, width, B * C):
+    for k in tl.range(0, width, B * C, loop_unroll_factor=4):  # so that loads do not wait for each other
         tile = _inputs(x, k, width, real, B, C).to(tl.float32)
         total += tile * tile
     return tl.rsqrt(tl.sum(tl.sum(total, 2), 0) / width + epsilon)
@@ -158,9 +165,10 @@ def _many(
     wait_for_last(EARLY)
     norm = _norm_scale(x, width, real, epsilon, B, M, C) if NORM else tl.zeros([M], tl.float32)
     total = tl.zeros([B, M, N], tl.float32)
+    next_tile = _inputs(x, 0, width, real, B, C)
     for k in range(0, width, B * C):
         next_stored, next_peak = _stored(weight, scale, k + B * C, width, KIND, B, C)
-        tile = _inputs(x, k, width, real, B, C)
+        tile, next_tile = next_tile, _inputs(x, k + B * C, width, real, B, C)
         if NORM:
             columns = k + tl.arange(0, B)[:, None] * C + tl.arange(0, C)[None, :]
             factor = tl.load(gain + columns, mask=columns < width, other=0.0)

@@ -24,6 +24,7 @@ from runtime.profile.step_times import (
     BATCH_WIDTHS,
     CONTEXT,
     DRAFT_WIDTHS,
+    GRAPH_WIDTHS,
     TARGET_WIDTHS,
     measure_graph_times,
     measure_step_times,
@@ -125,7 +126,7 @@ def _measure_times(store: Store, draft: PreTrainedModel, target: Target, announc
     store.write_json(STEP_TIMES, times)
     if "graph1" not in times[target.precision]:
         announce(target.precision, "preparing the fast loop; kernels are compiled the first time")
-        backend = choose_backend(draft, target.model, CONTEXT + max(TARGET_WIDTHS), Sampling())
+        backend = choose_backend(draft, target.model, CONTEXT + max(GRAPH_WIDTHS), Sampling())
         announce(target.precision, f"step times of the loop ({backend.why})")
         if backend.graphs:
             of_draft, of_target = measure_graph_times(backend.graphs)

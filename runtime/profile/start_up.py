@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ CALLS = (
     *(("target", 5), ("target", 17), ("target", 3), ("target", 2)),
 )
 """Model and tokens of the calls to time, what a policy needs most first."""
+GRAPH_CALLS = (*CALLS, ("target", 4), ("target", 8))
+"""Likewise of graphs; see `GRAPH_WIDTHS`."""
 NEEDED = 4
 """Calls that are timed on the slowest machine, too."""
 ROUNDS = 15
@@ -124,18 +126,20 @@ def measure_graphs(pair: GraphPair) -> StepTimes:
 
     prompt = [0] * min(CONTEXT, pair.capacity - 1)
     pair.begin(dict.fromkeys(range(pair.texts), prompt))
-    return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)})
+    return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)}, calls=GRAPH_CALLS)
 
 
-def measure_calls(models: Mapping[str, Timed], seconds: float = SECONDS) -> StepTimes:
-    """Measure median milliseconds of `CALLS`, within `seconds` where that is enough for the needed ones.
+def measure_calls(
+    models: Mapping[str, Timed], seconds: float = SECONDS, calls: Sequence[tuple[str, int]] = CALLS
+) -> StepTimes:
+    """Measure median milliseconds of `calls`, within `seconds` where that is enough for the needed ones.
 
-    A slow machine gets fewer widths, in the order of `CALLS`: as many as warm up in a quarter of the time.
+    A slow machine gets fewer widths, in the order of `calls`: as many as warm up in a quarter of the time.
     """
     clock = time.perf_counter
     begun = clock()
     samples: dict[tuple[str, int], list[float]] = {}
-    for model, tokens in CALLS:
+    for model, tokens in calls:
         if len(samples) < NEEDED or clock() < begun + seconds / 4:
             samples[model, tokens] = [models[model].forward_ms(tokens)]
     lasted = clock() - begun

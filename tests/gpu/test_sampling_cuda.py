@@ -27,7 +27,7 @@ from tests.loop.fakes import StopWhenUnsure
 from tests.loop.test_sampling import FALSE_ALARM, p_value
 
 NEW = 32
-PROMPTS = 4
+PROMPTS = 8
 """Of each way and policy; the plain loop takes a second for a text."""
 WAYS = Sampling(1.0), Sampling(0.7, top_k=50), Sampling(1.2, top_p=0.9)
 POLICIES = {"none": Fixed(0), "fixed": Fixed(4), "signal": StopWhenUnsure(0.5, 6)}
@@ -68,7 +68,7 @@ def test_one_seed_gives_one_text_on_either_loop(pair: Pair, way: Sampling, name:
         same += texts[0] == texts[1]
         assert texts[0][0] == texts[1][0]  # a first step that differs is no rounding
     print(f"\n{way}, {name}: {same} of {len(prompts)} texts are the plain loop's")
-    assert same >= len(prompts) - 1
+    assert same >= len(prompts) - 2
 
 
 def test_a_row_is_the_text_alone(pair: Pair) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from runtime.__main__ import main
 from runtime.loop.backend import Backend
 from runtime.profile import profile as profile_module
-from runtime.profile.step_times import CONTEXT, DRAFT_WIDTHS, TARGET_WIDTHS
+from runtime.profile.step_times import CONTEXT, DRAFT_WIDTHS, GRAPH_WIDTHS
 
 
 class FakePair:
@@ -71,11 +71,11 @@ def test_the_fast_loops_times_stand_beside_the_eager_ones_and_are_replayed(
     for _ in range(2):  # continued, an older profile is given what it lacks, once
         assert profile(target_folder, prompts_file, output) == 0
     assert len(asked) == 1
-    assert asked[0] >= CONTEXT + max(TARGET_WIDTHS)
-    assert set(fake.log) == {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in TARGET_WIDTHS}
+    assert asked[0] >= CONTEXT + max(GRAPH_WIDTHS)
+    assert set(fake.log) == {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in GRAPH_WIDTHS}
     times = json.loads(path.read_text())
     assert times["draft"].keys() == {f"{kind}{width}" for kind in ("eager", "graph") for width in DRAFT_WIDTHS}
-    assert {f"graph{width}" for width in TARGET_WIDTHS} == times["fp32"].keys() - eager["fp32"].keys()
+    assert {f"graph{width}" for width in GRAPH_WIDTHS} == times["fp32"].keys() - eager["fp32"].keys()
     assert {key: times["fp32"][key] for key in eager["fp32"]} == eager["fp32"]
 
     capsys.readouterr()
