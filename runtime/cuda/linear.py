@@ -85,6 +85,8 @@ def _division(rows: int, outputs: int, kind: int) -> tuple[int, int, int, int]:
         return (16, 32, 128, 4) if kind == NF4 else (16, 64, 64, 4)
     if rows > 128:
         return 64, 32, 64, 2
+    if rows > 16 and outputs > 2500:
+        return 32, 32, 64, 4
     return 16, 16 if outputs >= 1024 or rows > 16 else 8, 128, 4
 
 
