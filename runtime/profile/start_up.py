@@ -44,6 +44,10 @@ NEEDED = 4
 """Calls that are timed on the slowest machine, too."""
 ROUNDS = 15
 """At most, after the one that warms up."""
+CHECKS = 5
+"""Calls of each model that kept times are compared with."""
+TOLERANCE = 1.5
+"""Ratio up to which kept times hold. Clocks alone make a fifth."""
 
 
 def start_up_times(
@@ -55,7 +59,8 @@ def start_up_times(
 ) -> StepTimes:
     """Return the pair's step times on this machine: kept ones, or measured now and kept in the cache folder.
 
-    Kept times that cannot be read are measured anew; where nothing can be written, nothing is kept.
+    Kept times that cannot be read are measured anew, and so are those of graphs if they no longer hold: a machine may
+    have been busy with other work, and a check takes a few milliseconds. Where nothing can be written, nothing is kept.
 
     Args:
         draft_name: what `load_draft` was given.
@@ -71,7 +76,9 @@ def start_up_times(
     path = _kept(key)
     if path:
         with contextlib.suppress(SpeckvError):
-            return read_step_times(path, target.precision, backend)
+            times = read_step_times(path, target.precision, backend)
+            if not graphs or _still_hold(times, graphs):
+                return times
     announce()
     times = measure_graphs(graphs) if graphs else measure(draft, target.model)
     if path:
@@ -122,11 +129,26 @@ def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SE
 
 def measure_graphs(pair: GraphPair) -> StepTimes:
     """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
+    return measure_calls(_timed(pair), calls=GRAPH_CALLS)
+
+
+def _timed(pair: GraphPair) -> dict[str, Timed]:
     from runtime.cuda.times import TimedDraft, TimedTarget
 
     prompt = [0] * min(CONTEXT, pair.capacity - 1)
     pair.begin(dict.fromkeys(range(pair.texts), prompt))
-    return measure_calls({"draft": TimedDraft(pair), "target": TimedTarget(pair)}, calls=GRAPH_CALLS)
+    return {"draft": TimedDraft(pair), "target": TimedTarget(pair)}
+
+
+def _still_hold(times: StepTimes, pair: GraphPair) -> bool:
+    """Return whether a pair's graphs take about as long as `times` say."""
+    expected = {"draft": times.draft_ms(), "target": times.target_ms(1)}
+    for model, timed in _timed(pair).items():
+        timed.forward_ms(1)  # warms up
+        ratio = median(timed.forward_ms(1) for _ in range(CHECKS)) / expected[model]
+        if not 1 / TOLERANCE < ratio < TOLERANCE:
+            return False
+    return True
 
 
 def measure_calls(

@@ -11,6 +11,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from runtime.__main__ import main
+from runtime.cuda import times as cuda_times
+from runtime.loop.sampling import Sampling
 from runtime.pair import target as pair_target
 from runtime.pair.early_exit import early_exit
 from runtime.pair.target import Target, load_target
@@ -115,6 +117,41 @@ def test_a_damaged_file_is_measured_anew(
     times = start_up_times(None, *pair, announced)
     assert announced.times == 2
     assert read_step_times(path, "fp32", "eager").target == times.target
+
+
+class TimedPair:
+    """The graphs of a pair whose draft takes 0.1 ms and whose target takes 0.5, times `slow`."""
+
+    texts, capacity, sampling = 1, 512, Sampling()
+    slow = 1.0
+
+    def begin(self, prompts: dict[int, list[int]]) -> None:
+        assert len(prompts) == self.texts
+
+    def timed(self, ms: float) -> SimpleNamespace:
+        return SimpleNamespace(forward_ms=lambda _tokens: ms * self.slow)
+
+
+@pytest.mark.parametrize(("slow_first", "slow_then", "measured"), [(1, 1.2, 1), (1, 3, 2), (3, 1, 2), (20, 19, 1)])
+def test_kept_times_of_graphs_are_checked(
+    target_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slow_first: float,
+    slow_then: float,
+    measured: int,
+) -> None:
+    monkeypatch.setenv("SPECKV_CACHE", str(tmp_path))
+    monkeypatch.setattr(cuda_times, "TimedDraft", lambda pair: pair.timed(0.1))
+    monkeypatch.setattr(cuda_times, "TimedTarget", lambda pair: pair.timed(0.5))
+    target, graphs, announced = load_target(str(target_folder), "fp32", "cpu"), TimedPair(), Announced()
+    draft = early_exit(target.model, 2)
+    for graphs.slow in (slow_first, slow_then):
+        times = start_up_times(None, draft, target, announced, graphs)  # type: ignore[arg-type]
+    assert announced.times == measured
+    assert times.draft_ms() == pytest.approx(0.1 * (slow_then if measured == 2 else slow_first))
+    (path,) = kept(tmp_path)
+    assert read_step_times(path, "fp32", "graph").draft == times.draft
 
 
 @pytest.mark.parametrize("place", ["in a file", "no home"])
