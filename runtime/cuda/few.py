@@ -21,14 +21,14 @@ def _stored(weight, scale, k, width, KIND: tl.constexpr, C: tl.constexpr):
     Triton then gives the same ones to a thread in each, and nothing moves between threads before the end.
     """
     groups = k // 8 + tl.arange(0, C // 8)
-    inside = (groups < width // 8)[:, None, None]
     if KIND == 2:  # four bytes hold eight weights
+        inside = (groups < width // 8)[:, None, None]
         at = weight[None, None, :, None] + (groups * 4)[:, None, None, None] + tl.arange(0, 4)[None, None, None, :]
         packed = tl.load(at, mask=inside[:, :, :, None], other=0)
         return packed, tl.load(scale[None, None, :] + (groups // 8)[:, None, None], mask=inside, other=0.0)
     else:
-        at = weight[None, None, :, None] + (groups * 8)[:, None, None, None] + tl.arange(0, 8)[None, None, None, :]
-        tile = tl.load(at, mask=inside[:, :, :, None], other=0)
+        columns = (groups * 8)[:, None, None, None] + tl.arange(0, 8)[None, None, None, :]
+        tile = tl.load(weight[None, None, :, None] + columns, mask=columns < width, other=0)
         return tile, tile
 
 

@@ -75,6 +75,20 @@ def test_few_rows(kind: str, rows: int, m: int, k: int) -> None:
     torch.testing.assert_close(hidden.cpu().double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["float", "int8"])
+@pytest.mark.parametrize("rows", [1, 9])
+def test_inputs_of_any_number(kind: str, rows: int) -> None:
+    torch.manual_seed(rows)
+    own, weight = matrix(kind, 24, 61)
+    x, gain, out = (
+        torch.randn(rows, 61, device=DEVICE),
+        torch.rand(61, device=DEVICE),
+        torch.zeros(rows, 24, device=DEVICE),
+    )
+    linear(x, (own,), out, gain=gain, epsilon=EPSILON)
+    torch.testing.assert_close(out.cpu().double(), normed(x, gain) @ weight.T, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
 def test_residual(kind: str) -> None:
     torch.manual_seed(0)
