@@ -44,7 +44,7 @@ NEEDED = 4
 """Calls that are timed on the slowest machine, too."""
 ROUNDS = 15
 """At most, after the one that warms up."""
-CHECKS = 5
+CHECKS = 3
 """Calls of each model that kept times are compared with."""
 TOLERANCE = 1.5
 """Ratio up to which kept times hold. Clocks alone make a fifth."""
@@ -59,8 +59,8 @@ def start_up_times(
 ) -> StepTimes:
     """Return the pair's step times on this machine: kept ones, or measured now and kept in the cache folder.
 
-    Kept times that cannot be read are measured anew, and so are those of graphs if they no longer hold: a machine may
-    have been busy with other work, and a check takes a few milliseconds. Where nothing can be written, nothing is kept.
+    Kept times that cannot be read are measured anew, and so are those that no longer hold: the machine may have been
+    busy with other work, then or now. Where nothing can be written, nothing is kept.
 
     Args:
         draft_name: what `load_draft` was given.
@@ -77,10 +77,10 @@ def start_up_times(
     if path:
         with contextlib.suppress(SpeckvError):
             times = read_step_times(path, target.precision, backend)
-            if not graphs or _still_hold(times, graphs):
+            if _still_hold(times, lambda: _timed(draft, target.model, graphs)):
                 return times
     announce()
-    times = measure_graphs(graphs) if graphs else measure(draft, target.model)
+    times = measure(draft, target.model, graphs)
     if path:
         tables = {"draft": times.draft, target.precision: times.target}
         with contextlib.suppress(OSError):
@@ -122,28 +122,27 @@ def timed_policies(
     return [make_policy(name, target.compression, times) for _ in range(rows)]
 
 
-def measure(draft: PreTrainedModel, target: PreTrainedModel, seconds: float = SECONDS) -> StepTimes:
-    """Measure median milliseconds of eager forwards; see `measure_calls`."""
-    return measure_calls({"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}, seconds)
+def measure(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None = None) -> StepTimes:
+    """Measure median milliseconds of eager forwards, or of a pair's graphs; see `measure_calls`."""
+    return measure_calls(_timed(draft, target, graphs), calls=GRAPH_CALLS if graphs else CALLS)
 
 
-def measure_graphs(pair: GraphPair) -> StepTimes:
-    """Measure median milliseconds of a pair's graphs; see `measure_calls`."""
-    return measure_calls(_timed(pair), calls=GRAPH_CALLS)
-
-
-def _timed(pair: GraphPair) -> dict[str, Timed]:
+def _timed(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None) -> dict[str, Timed]:
+    if graphs is None:
+        return {"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}
     from runtime.cuda.times import TimedDraft, TimedTarget
 
-    prompt = [0] * min(CONTEXT, pair.capacity - 1)
-    pair.begin(dict.fromkeys(range(pair.texts), prompt))
-    return {"draft": TimedDraft(pair), "target": TimedTarget(pair)}
+    prompt = [0] * min(CONTEXT, graphs.capacity - 1)
+    graphs.begin(dict.fromkeys(range(graphs.texts), prompt))
+    return {"draft": TimedDraft(graphs), "target": TimedTarget(graphs)}
 
 
-def _still_hold(times: StepTimes, pair: GraphPair) -> bool:
-    """Return whether a pair's graphs take about as long as `times` say."""
+def _still_hold(times: StepTimes, models: Callable[[], Mapping[str, Timed]]) -> bool:
+    """Return whether the models take about as long as `times` say; where finding out would take long, they do."""
     expected = {"draft": times.draft_ms(), "target": times.target_ms(1)}
-    for model, timed in _timed(pair).items():
+    if (CHECKS + 1) * sum(expected.values()) > SECONDS * 1e3:
+        return True
+    for model, timed in models().items():
         timed.forward_ms(1)  # warms up
         ratio = median(timed.forward_ms(1) for _ in range(CHECKS)) / expected[model]
         if not 1 / TOLERANCE < ratio < TOLERANCE:
