@@ -49,6 +49,9 @@ CHECKS = 3
 TOLERANCE = 1.5
 """Ratio up to which kept times hold. Clocks alone make a fifth."""
 
+_checked: set[Path] = set()
+"""Files of times that this process has measured or compared: once is enough, for a text may be short."""
+
 
 def start_up_times(
     draft_name: str | None,
@@ -59,8 +62,8 @@ def start_up_times(
 ) -> StepTimes:
     """Return the pair's step times on this machine: kept ones, or measured now and kept in the cache folder.
 
-    Kept times that cannot be read are measured anew, and so are those that no longer hold: the machine may have been
-    busy with other work, then or now. Where nothing can be written, nothing is kept.
+    Kept times that cannot be read are measured anew, and so are those that no longer hold when a process first asks for
+    them: the machine may have been busy with other work, then or now. Where nothing can be written, nothing is kept.
 
     Args:
         draft_name: what `load_draft` was given.
@@ -77,11 +80,13 @@ def start_up_times(
     if path:
         with contextlib.suppress(SpeckvError):
             times = read_step_times(path, target.precision, backend)
-            if _still_hold(times, lambda: _timed(draft, target.model, graphs)):
+            if path in _checked or _still_hold(times, lambda: _timed(draft, target.model, graphs)):
+                _checked.add(path)
                 return times
     announce()
     times = measure(draft, target.model, graphs)
     if path:
+        _checked.add(path)
         tables = {"draft": times.draft, target.precision: times.target}
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
