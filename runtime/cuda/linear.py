@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from runtime.cuda.few import few_product
+from runtime.cuda.few import as_float16, few_product
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
 from runtime.cuda.nf4 import decoded
 
@@ -70,9 +70,9 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int) -> Tiles:
 
 
 def _few_tiles(rows: int, outputs: int, inputs: int) -> Tiles:
-    if inputs > 1024 and rows <= 4:
+    if inputs > 1024:
         return Tiles(rows, 4, 2048, splits=0, warps=8)
-    k = min(max(triton.next_power_of_2(inputs), 256), 1024)  # a thread takes 8 inputs
+    k = max(triton.next_power_of_2(inputs), 256)  # a thread takes 8 inputs
     return Tiles(rows, 8 if outputs > 2500 else 4, k, splits=0, warps=k // 256)
 
 
@@ -118,9 +118,7 @@ def _weights(
     if KIND == 2:
         tile = tl.reshape((decoded(stored, code) * peak[:, :, :, None, None]).to(dtype), [B, N, C])
     elif KIND == 1 and dtype == tl.float16:
-        # The bits of 1024 + 128 + w, of which 1152 is taken: exact, and far faster than a conversion.
-        bits = (stored.to(tl.uint8, bitcast=True) ^ 0x80).to(tl.int16) | 0x6400
-        tile = bits.to(tl.float16, bitcast=True) - 1152.0
+        tile = as_float16(stored)
     else:
         tile = stored.to(dtype)
     return tl.permute(tile, (0, 2, 1))

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from runtime.cuda import linear as linear_module
 from runtime.cuda import pair as pair_module
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
@@ -21,7 +20,7 @@ from runtime.loop.scorer import cached_pair
 from runtime.loop.texts import Text
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
-from tests.cuda.test_decoder import llama
+from tests.cuda.small import shorten_calls, small_pair
 from tests.cuda.test_loop import NowAndThen, Recorded
 from tests.loop.fakes import StopWhenUnsure
 
@@ -31,21 +30,12 @@ VOCABULARY = 32
 
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes its time; and so a prompt needs several calls."""
-    monkeypatch.setattr(pair_module, "CHUNK", 8)
-    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
-    monkeypatch.setattr(linear_module, "tiles", lambda *_: linear_module.Tiles(16, 64, 32, splits=1, warps=4))
-    monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
+    shorten_calls(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def models() -> Pair:
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_key_value_heads": 1}
-    target = llama(num_hidden_layers=2, num_attention_heads=2, **shape)
-    draft = llama(num_hidden_layers=1, num_attention_heads=2, **shape)
-    # The target's own first layer and ends: a draft that is right now and then.
-    draft.load_state_dict({k: v for k, v in target.state_dict().items() if k in draft.state_dict()})
-    return draft, target
+    return small_pair(VOCABULARY)
 
 
 def prompts(*lengths: int) -> list[list[int]]:

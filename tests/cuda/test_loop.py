@@ -8,15 +8,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from runtime.cuda import linear as linear_module
-from runtime.cuda import pair as pair_module
 from runtime.cuda.loop import speculate_greedily
 from runtime.cuda.pair import GraphPair
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import cached_pair
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Memoryless, Outcome, Policy
-from tests.cuda.test_decoder import llama
+from tests.cuda.small import shorten_calls, small_pair
 from tests.loop.fakes import StopWhenUnsure
 
 
@@ -72,21 +70,12 @@ class Slow(Recorded):
 
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes its time; and so a prompt needs several calls."""
-    monkeypatch.setattr(pair_module, "CHUNK", 8)
-    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
-    monkeypatch.setattr(linear_module, "tiles", lambda *_: linear_module.Tiles(16, 64, 32, splits=1, warps=4))
-    monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
+    shorten_calls(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def models() -> tuple[PreTrainedModel, PreTrainedModel]:
-    small = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2}
-    target = llama(num_hidden_layers=2, num_key_value_heads=1, **small)
-    draft = llama(num_hidden_layers=1, num_key_value_heads=1, **small)
-    # The target's own first layer and ends: a draft that is right now and then.
-    draft.load_state_dict({k: v for k, v in target.state_dict().items() if k in draft.state_dict()})
-    return draft, target
+    return small_pair(64)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from transformers import PreTrainedModel
 
 from runtime.cuda import draws as draws_module
-from runtime.cuda import linear as linear_module
-from runtime.cuda import pair as pair_module
 from runtime.cuda.draws import Draws
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
@@ -25,7 +23,7 @@ from runtime.loop.texts import Text
 from runtime.loop.uniforms import Uniforms
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
-from tests.cuda.test_decoder import llama
+from tests.cuda.small import shorten_calls, small_pair
 from tests.cuda.test_loop import NowAndThen
 from tests.faults.loops import FakePair
 from tests.integrations.transformers.pairs import noisy
@@ -41,20 +39,12 @@ Pair = tuple[PreTrainedModel, PreTrainedModel]
 
 @pytest.fixture(autouse=True)
 def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes its time."""
-    monkeypatch.setattr(pair_module, "CHUNK", 8)
-    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
-    monkeypatch.setattr(linear_module, "tiles", lambda *_: linear_module.Tiles(16, 64, 32, splits=1, warps=4))
-    monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
+    shorten_calls(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def models() -> Pair:
-    shape = {"vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 32, "num_key_value_heads": 1}
-    target = llama(num_hidden_layers=2, num_attention_heads=2, **shape)
-    draft = llama(num_hidden_layers=1, num_attention_heads=2, **shape)
-    draft.load_state_dict({k: v for k, v in target.state_dict().items() if k in draft.state_dict()})
-    return draft, target
+    return small_pair(VOCABULARY)
 
 
 @pytest.fixture(scope="module")

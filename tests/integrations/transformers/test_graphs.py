@@ -10,13 +10,12 @@ import torch
 from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from integrations.transformers import decoding, kept
-from runtime.cuda import linear as linear_module
-from runtime.cuda import pair as pair_module
 from runtime.cuda.pair import GraphPair
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.loop import backend as backend_module
 from runtime.loop.sampling import Sampling
 from runtime.policies.price import LONGEST
+from tests.cuda.small import shorten_calls
 from tests.integrations.transformers.pairs import noisy, ours, own
 from tests.loop.tiny import tiny_model
 
@@ -34,10 +33,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         lengths.append(tokens)
         return GraphPair(draft, target, rows, tokens, LONGEST)
 
-    monkeypatch.setattr(pair_module, "CHUNK", 8)
-    monkeypatch.setattr(pair_module, "LONG_CHUNK", 16)
-    monkeypatch.setattr(pair_module, "CATCH_UP", (1, 2, 4, 8))
-    monkeypatch.setattr(linear_module, "tiles", lambda *_: linear_module.Tiles(16, 64, 32, splits=1, warps=4))
+    shorten_calls(monkeypatch)
     monkeypatch.setattr(kept, "LEAST", 16)
     monkeypatch.setattr(backend_module, "_obstacle", lambda *_: None)
     monkeypatch.setattr(backend_module, "_graph_pair", build)
