@@ -43,11 +43,10 @@ def as_float16(whole):
 
 
 @triton.jit
-def _weights(stored, peak, code, dtype: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr, C: tl.constexpr):
-    """Return what `_stored` loaded as float32 `[C / 8, 1, N, 8]`; INT8 without its scales."""
+def _weights(stored, code, dtype: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr, C: tl.constexpr):
+    """Return what `_stored` loaded as float32 `[C / 8, 1, N, 8]`, without scales."""
     if KIND == 2:
-        tile = tl.reshape(decoded(stored, code), [C // 8, 1, N, 8])
-        return (tile * peak[:, :, :, None]).to(dtype).to(tl.float32)
+        return tl.reshape(decoded(stored, code, dtype), [C // 8, 1, N, 8]).to(tl.float32)
     elif KIND == 1 and dtype == tl.float16:
         return as_float16(stored).to(tl.float32)
     else:
@@ -78,7 +77,8 @@ def few_product(
         if NORM:
             squares += tl.sum(tile * tile, 3)
             tile *= tl.load(gain + columns, mask=columns < width, other=0.0).to(tl.float32)
-        total += tl.sum(_weights(stored, peak, code, dtype, KIND, N, C) * tile, 3)
+        product = tl.sum(_weights(stored, code, dtype, KIND, N, C) * tile, 3)
+        total += product * peak if KIND == 2 else product
         if not ONCE:
             stored, peak = next_stored, next_peak
     let_next_start(EARLY)  # not sooner: its programs would take the place of this kernel's

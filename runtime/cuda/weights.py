@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from runtime.cuda.linear import INT8, NF4, NF4_BLOCK, Matrix, float_matrix
+from runtime.cuda.matrix import INT8, NF4, NF4_BLOCK, Matrix, float_matrix
 from runtime.cuda.nf4 import CODE
 from runtime.errors import SpeckvError
 

@@ -15,7 +15,7 @@ from runtime.bench.roofline import reading, stored_bytes
 from runtime.bench.shapes import Shape, random_model
 from runtime.commands import roofline as command
 from runtime.cuda import pair as pair_module
-from runtime.cuda.linear import INT8, NF4
+from runtime.cuda.matrix import INT8, NF4
 from runtime.cuda.weights import read_weights
 from runtime.rows import read_rows
 

@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedModel
 
 from runtime.cuda import linear, pair
+from runtime.cuda.tiles import Tiles
 from tests.cuda.test_decoder import llama
 
 
@@ -14,7 +15,7 @@ def shorten_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair, "CHUNK", 8)
     monkeypatch.setattr(pair, "LONG_CHUNK", 16)
     monkeypatch.setattr(pair, "CATCH_UP", (1, 2, 4, 8))
-    monkeypatch.setattr(linear, "tiles", lambda *_: linear.Tiles(16, 64, 32, splits=1, warps=4))
+    monkeypatch.setattr(linear, "tiles", lambda *_, **__: Tiles(16, 64, 32, splits=1, warps=4, stages=2))
 
 
 def small_pair(vocabulary: int) -> tuple[PreTrainedModel, PreTrainedModel]:

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.cuda.linear import INT8, NF4, Matrix, Tiles, float_matrix, gated, linear
+from runtime.cuda.linear import gated, linear
+from runtime.cuda.matrix import INT8, NF4, Matrix, float_matrix
+from runtime.cuda.tiles import Tiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EPSILON = 1e-5
@@ -53,26 +55,45 @@ def test_products_side_by_side(kind: str, rows: int, inputs: int) -> None:
     torch.testing.assert_close(out.cpu().double(), expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
-@pytest.mark.parametrize(("rows", "m", "k"), [(1, 1, 256), (2, 2, 128), (3, 4, 64), (7, 8, 256)])
-def test_few_rows(kind: str, rows: int, m: int, k: int) -> None:
+def check(kind: str, rows: int, bias: bool, tile: Tiles) -> None:
+    """Every kernel gives the product with this division, after a norm, added to a residual and through a gate."""
     torch.manual_seed(rows)
-    own, weight = matrix(kind, 50, 192, bias=rows == 3)
+    own, weight = matrix(kind, 50, 192, bias)
     (gate, w0), (up, w1) = matrix(kind, 22, 192), matrix(kind, 22, 192)
-    tile = Tiles(m, 4, k, splits=0, warps=1)
     x, gain = torch.randn(rows, 192, device=DEVICE), torch.rand(192, device=DEVICE)
     out, before = torch.zeros(rows, 50, device=DEVICE), torch.randn(rows, 50, device=DEVICE)
     added, hidden = before.clone(), torch.zeros(rows, 22, device=DEVICE)
     linear(x, (own,), out, gain=gain, epsilon=EPSILON, tile=tile)
     linear(x, (own,), added, residual=True, tile=tile)
     gated(x, gate, up, hidden, gain, EPSILON, tile)
-    bias = 0 if own.bias is None else own.bias.double().cpu()
+    shift = 0 if own.bias is None else own.bias.double().cpu()
     n = normed(x, gain)
-    torch.testing.assert_close(out.cpu().double(), n @ weight.T + bias, rtol=1e-4, atol=1e-4)
-    plain = before.double().cpu() + x.double().cpu() @ weight.T + bias
+    torch.testing.assert_close(out.cpu().double(), n @ weight.T + shift, rtol=1e-4, atol=1e-4)
+    plain = before.double().cpu() + x.double().cpu() @ weight.T + shift
     torch.testing.assert_close(added.cpu().double(), plain, rtol=1e-4, atol=1e-4)
     expected = torch.nn.functional.silu(n @ w0.T) * (n @ w1.T)
     torch.testing.assert_close(hidden.cpu().double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+@pytest.mark.parametrize(("rows", "m", "k"), [(1, 1, 256), (2, 2, 128), (3, 4, 64), (7, 8, 256)])
+def test_few_rows(kind: str, rows: int, m: int, k: int) -> None:
+    check(kind, rows, rows == 3, Tiles(m, 4, k, splits=0, warps=1))
+
+
+@pytest.mark.parametrize(
+    ("rows", "tile"),
+    [
+        (5, Tiles(8, 16, 64, splits=4, warps=4)),  # all inputs at once
+        (11, Tiles(16, 16, 64, splits=2, warps=4, stages=3)),
+        (20, Tiles(16, 32, 64, splits=4, warps=4, stages=2)),
+        (70, Tiles(64, 64, 64, splits=1, warps=4, stages=3)),
+    ],
+)
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+def test_tensor_cores(kind: str, rows: int, tile: Tiles) -> None:
+    if kind != "nf4" or tile.splits > 1:  # a block's scale needs a part of its own
+        check(kind, rows, rows == 11, tile)
 
 
 @pytest.mark.parametrize("kind", ["float", "int8"])

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-import struct
 from collections.abc import Callable
 
 import bitsandbytes.functional as bnb
+import pytest
 import torch
 
 from runtime.cuda.nf4 import CODE, lookup
@@ -30,23 +30,26 @@ INSTRUCTIONS: dict[str, Callable[..., int]] = {
 }
 
 
-def decoded(packed: int) -> list[float]:
-    """Return what `$0` … `$7` hold after the lookup of four bytes."""
-    registers = {"$8": packed}
-    for name, destination, sources in re.findall(r"(\w+)\.b32 (\S+), ([^;]+);", lookup().split(";", 1)[1]):
+def decoded(packed: int, dtype: torch.dtype) -> list[float]:
+    """Return the eight values that the lookup of four bytes leaves in its registers, those of the high halves first."""
+    size = dtype.itemsize
+    registers = {f"${2 * size}": packed}
+    for name, destination, sources in re.findall(r"(\w+)\.b32 (\S+), ([^;]+);", lookup(dtype).split(";", 1)[1]):
         values = [registers[s] if s in registers else int(s, 0) for s in sources.split(", ")]
         registers[destination] = INSTRUCTIONS[name](*values)
-    return [struct.unpack("<f", struct.pack("<I", registers[f"${i}"]))[0] for i in range(8)]
+    held = b"".join(registers[f"${i}"].to_bytes(4, "little") for i in range(2 * size))
+    return torch.frombuffer(bytearray(held), dtype=dtype).tolist()
 
 
-def test_every_byte_decodes_to_its_two_values() -> None:
-    values = torch.tensor(CODE).tolist()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_byte_decodes_to_its_two_values(dtype: torch.dtype) -> None:
+    values = torch.tensor(CODE).to(dtype).tolist()
     order = list(range(256))
     random.Random(0).shuffle(order)
     for start in range(0, 256, 4):
         four = order[start : start + 4]
         expected = [values[byte >> 4] for byte in four] + [values[byte & 15] for byte in four]
-        assert decoded(int.from_bytes(bytes(four), "little")) == expected
+        assert decoded(int.from_bytes(bytes(four), "little"), dtype) == expected
 
 
 def test_the_values_are_those_of_bitsandbytes() -> None:

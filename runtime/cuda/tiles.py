@@ -1,0 +1,125 @@
+"""How the products are divided among a GPU's programs: what was fastest, or nearly so, on an H200 for the shapes of
+models of 135 M to 3 B; no more shared memory than a device has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import triton
+
+from runtime.cuda.matrix import FLOAT, INT8, NF4, NF4_BLOCK
+
+ONCE_INPUTS = 1024
+"""Inputs up to which one tile may hold all."""
+SHARED = (
+    227 << 10
+    if not torch.cuda.is_available()
+    else int(
+        getattr(torch.cuda.get_device_properties(0), "shared_memory_per_block_optin", 99 << 10)  # missing in its types
+    )
+)
+"""Bytes of shared memory that a program may have."""
+STORED = {FLOAT: 1.0, INT8: 1.0, NF4: 0.5}
+"""Bytes of a weight; of FLOAT, those of an input."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a kernel divides a product: rows and outputs of a tile; its inputs, `splits` times `k`, each split's summed
+    by warps of its own; warps; and the tiles that it works on or loads at a time.
+
+    With one stage all inputs are one tile (`once_product`). With 0 splits it is `few_product` that works on `k` inputs
+    at a time.
+    """
+
+    m: int
+    n: int
+    k: int
+    splits: int
+    warps: int
+    stages: int = 1
+
+
+def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize: int) -> Tiles:
+    """Return the division for a product.
+
+    Args:
+        rows: of the inputs.
+        outputs: of all matrices together.
+        inputs: of a row.
+        kind: of the matrices.
+        norm: whether the inputs are normed: then one tile of all of them spares reading them twice.
+        itemsize: bytes of an input.
+    """
+    few_outputs = {1: outputs, 2: 6000, 3: 2500, 4: 2500}.get(rows, 0) if inputs <= 2048 or rows == 1 else 0
+    if outputs <= few_outputs:
+        return _few(triton.next_power_of_2(rows), outputs, inputs)
+    if norm and inputs <= ONCE_INPUTS and ((rows <= 8 and outputs <= 6000) or (rows <= 16 and outputs <= 2500)):
+        k = NF4_BLOCK if kind == NF4 else 128
+        tile = Tiles(8 if rows <= 8 else 16, 32 if outputs > 2500 else 16, k, splits=ONCE_INPUTS // k, warps=8)
+        if _shared(tile, kind, itemsize) <= SHARED:
+            return tile
+    if kind == NF4:
+        tile = _nf4(rows, outputs, inputs)
+    else:
+        tile = _up_to_eight(outputs, inputs, norm) if rows <= 8 else _more(rows, outputs, inputs)
+    return _fitting(tile, kind, itemsize)
+
+
+def _few(rows: int, outputs: int, inputs: int) -> Tiles:
+    if inputs > 1024 and (inputs <= 2048 or inputs % 2048 == 0):
+        return Tiles(rows, 4, 2048, splits=0, warps=8)
+    k = min(max(triton.next_power_of_2(inputs), 256), 1024)  # a thread takes 8 inputs
+    return Tiles(rows, 8 if outputs > 2500 or rows > 2 else 4, k, splits=0, warps=k // 256)
+
+
+def _nf4(rows: int, outputs: int, inputs: int) -> Tiles:
+    """A part of the inputs for each block: their scales scale its sum."""
+    if rows <= 8:
+        n = 64 if outputs > 6000 else 16
+        return Tiles(8, n, NF4_BLOCK, splits=8 if inputs > 1024 else 4, warps=4, stages=3)
+    small = rows <= 16 or (inputs <= 2048 and rows <= 64)
+    return Tiles(16 if small else 64, 32, NF4_BLOCK, splits=4, warps=4, stages=3)
+
+
+def _up_to_eight(outputs: int, inputs: int, norm: bool) -> Tiles:
+    if outputs > 6000:
+        return Tiles(8, 64, 64, splits=1, warps=4, stages=3 if inputs <= 1024 else 6)
+    return Tiles(8, 16, 64 if norm or inputs <= 1024 else 128, splits=4, warps=4, stages=4)
+
+
+def _more(rows: int, outputs: int, inputs: int) -> Tiles:
+    many = outputs > (2500 if inputs <= 1024 else 5500)
+    if rows > 128:
+        if many:
+            return Tiles(64, 128, 64, splits=1, warps=8, stages=3)
+        return Tiles(32 if inputs <= 2048 else 64, 64, 128, splits=1, warps=4, stages=3)
+    if many:
+        m = 16 if rows <= 16 else 32 if inputs <= 1024 else 64
+        return Tiles(m, 64, 64, splits=1, warps=4, stages=4)
+    if rows <= 16 or inputs <= 2048:
+        return Tiles(16, 16, 128, splits=4, warps=4, stages=3)
+    return Tiles(32, 32, 64, splits=4, warps=4, stages=3)
+
+
+def _fitting(tile: Tiles, kind: int, itemsize: int) -> Tiles:
+    """Return the tile with fewer stages, then rows, then outputs, where there is too little shared memory for it."""
+    while _shared(tile, kind, itemsize) > SHARED:
+        if tile.stages > 2:
+            tile = replace(tile, stages=tile.stages - 1)
+        elif tile.m > 8:
+            tile = replace(tile, m=tile.m // 2)
+        elif tile.n > 16:
+            tile = replace(tile, n=tile.n // 2)
+        else:
+            break
+    return tile
+
+
+def _shared(tile: Tiles, kind: int, itemsize: int) -> float:
+    """Return about how many bytes of shared memory a program takes: what is loaded, and a tile as it is multiplied."""
+    inputs = tile.k * tile.splits
+    loaded = inputs * (tile.n * STORED[kind] * (itemsize if kind == FLOAT else 1) + tile.m * itemsize)
+    multiplied = inputs * (tile.n + tile.m) * itemsize
+    return max(tile.stages - 1, 0) * loaded + multiplied
