@@ -55,7 +55,8 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize:
     few_outputs = {1: outputs, 2: 6000, 3: 2500, 4: 2500}.get(rows, 0) if inputs <= 2048 or rows == 1 else 0
     if outputs <= few_outputs:
         return _few(triton.next_power_of_2(rows), outputs, inputs)
-    if norm and inputs <= ONCE_INPUTS and ((rows <= 8 and outputs <= 6000) or (rows <= 16 and outputs <= 2500)):
+    once = {NF4: 6000}.get(kind, 2500) if rows <= 8 else 2500 if rows <= 16 else 0
+    if norm and inputs <= ONCE_INPUTS and outputs <= once:
         k = NF4_BLOCK if kind == NF4 else 128
         tile = Tiles(8 if rows <= 8 else 16, 32 if outputs > 2500 else 16, k, splits=ONCE_INPUTS // k, warps=8)
         if _shared(tile, kind, itemsize) <= SHARED:
@@ -86,7 +87,8 @@ def _nf4(rows: int, outputs: int, inputs: int) -> Tiles:
 def _up_to_eight(outputs: int, inputs: int, norm: bool) -> Tiles:
     if outputs > 6000:
         return Tiles(8, 64, 64, splits=1, warps=4, stages=3 if inputs <= 1024 else 6)
-    return Tiles(8, 16, 64 if norm or inputs <= 1024 else 128, splits=4, warps=4, stages=4)
+    k = 64 if norm or inputs <= 1024 else 128
+    return Tiles(8, 32 if norm and outputs > 2500 else 16, k, splits=4, warps=4, stages=4)
 
 
 def _more(rows: int, outputs: int, inputs: int) -> Tiles:
