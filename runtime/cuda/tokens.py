@@ -101,7 +101,7 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     let_next_start(EARLY)
     batch = tl.program_id(0)
     # On the host, which takes long; no kernel writes it.
-    gamma = tl.load(gammas + batch, cache_modifier=".cv")
+    gamma = tl.load(gammas + batch, volatile=True)
     wait_for_last(EARLY)
     start = tl.load(starts + batch)
     own = text + batch.to(tl.int64) * capacity + start
