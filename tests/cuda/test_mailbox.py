@@ -14,7 +14,6 @@ from transformers import PreTrainedModel
 
 from runtime.cuda import graphs as graphs_module
 from runtime.cuda import mailbox as mailbox_module
-from runtime.cuda.graphs import Graphs
 from runtime.cuda.loop import speculate_greedily
 from runtime.cuda.mailbox import UNWRITTEN, Mailbox
 from runtime.cuda.pair import RESTS, GraphPair
@@ -238,26 +237,26 @@ def test_a_launch_that_fails_leaves_a_pair_that_works_or_raises(
     assert not device.work
 
 
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_capturing_a_graph_forgets_its_rehearsal_and_nothing_that_was_under_way(
-    monkeypatch: pytest.MonkeyPatch,
+    pair: GraphPair, way: Sampling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of two slots, the first's call is under way while the second's is captured."""
-    box = Mailbox(2, 1, 1, CPU)
-    under_way = [_as(box.numbers[0], 4.0)]
+    """A draft is under way while another and a verification are captured."""
+    drafted, verified = pair._drafted.numbers, pair._verified.numbers
+    under_way = [_as(drafted[0], 4.0)]
 
     def synchronize(_: Any) -> None:
         while under_way:
             under_way.pop()()
 
+    def rehearse() -> None:
+        under_way.extend([_as(drafted[1], 5.0), _as(verified[0], 6.0)])
+
+    pair.choose(way)
     monkeypatch.setattr(graphs_module.torch.cuda, "synchronize", synchronize)
     monkeypatch.setattr(graphs_module.torch.cuda, "CUDAGraph", lambda: cast(Any, None))
-    rehearsed: list[float] = []
-    graphs = Graphs([box.numbers])
-
-    def capturing(*_: Any, **__: Any) -> Any:
-        rehearsed.extend(box.numbers.flatten().tolist())
-        return nullcontext()
-
-    monkeypatch.setattr(graphs_module.torch.cuda, "graph", capturing)
-    graphs._capture("second", lambda: under_way.append(_as(box.numbers[1], 5.0)))
-    assert rehearsed == [4.0, UNWRITTEN]
+    monkeypatch.setattr(graphs_module.torch.cuda, "graph", lambda *_, **__: nullcontext())
+    (pair._drawing or pair).graphs._capture("more", rehearse)
+    assert (drafted[0] == 4.0).all()
+    assert (drafted[1] == UNWRITTEN).all()
+    assert (verified == UNWRITTEN).all()
