@@ -5,6 +5,7 @@ The distributions, the rule and the draws are the plain loop's own functions; no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -58,7 +59,7 @@ class Draws:
         uniforms = self._drafting[slot].to(logits.device, non_blocking=True)
         self.q[slot] = self.sampling.probabilities(logits.float())
         token = draw(self.q[slot], uniforms)
-        signals[:, 4] = token
+        signals[:, 3] = token
         text.scatter_(1, (starts.long() + (slot + 1))[:, None], token.int()[:, None])
 
     def accept(
@@ -72,11 +73,11 @@ class Draws:
             text: int32 `[texts, positions]`; proposals begin at `starts[b] + 1`.
             starts: int32 `[texts]`, moved past what was accepted.
             gammas: int32 `[texts]`, see `runtime.cuda.tokens.accept`.
-            results: float32 `[texts, RESULT]`; all but the distance.
+            results: float32 `[texts, RESULT]`, likewise.
         """
         texts = len(starts)
         width = len(logits) // texts
-        uniforms = self._verifying.to(logits.device, non_blocking=True)
+        uniforms, gammas = (given.to(logits.device, non_blocking=True) for given in (self._verifying, gammas))
         first = starts.long()[:, None] + 1
         proposed = text.gather(1, first + torch.arange(width - 1, device=text.device)).long()
         parts = [logits[at : at + AT_ONCE] for at in range(0, len(logits), AT_ONCE)]
@@ -88,7 +89,8 @@ class Draws:
         text.scatter_(1, place, torch.where(stands < 0, text.gather(1, place), token.int()[:, None]))
         starts += accepted + 1
         own = signals.view(texts, width, -1).gather(1, stands.clamp_min(0)[..., None].expand(-1, 1, 2))[:, 0]
-        results[:, :4] = torch.cat([stands, token[:, None], own], 1)
+        apart = own.new_zeros(texts, 1).masked_fill_(stands == gammas[:, None], math.nan)
+        results.copy_(torch.cat([stands, token[:, None], own, apart], 1))
 
 
 def _on_host(shape: tuple[int, int], pinned: bool) -> Tensor:

@@ -15,7 +15,7 @@ class Graphs:
     changed is put back.
 
     Args:
-        state: the tensors that work changes and later work reads.
+        state: the tensors that work changes and that are read later, on the device and on the host.
     """
 
     def __init__(self, state: Sequence[Tensor]) -> None:
@@ -32,9 +32,11 @@ class Graphs:
         graph.replay()
 
     def _capture(self, name: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
+        device = self._state[0].device
+        torch.cuda.synchronize(device)  # what earlier work is about to write on the host is kept, too
         kept = [tensor.clone() for tensor in self._state]
         work()
-        torch.cuda.synchronize(self._state[0].device)
+        torch.cuda.synchronize(device)
         for tensor, value in zip(self._state, kept, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()

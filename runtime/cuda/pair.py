@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 from runtime.cuda.decoder import Decoder
 from runtime.cuda.draws import Draws
 from runtime.cuda.graphs import Graphs
-from runtime.cuda.tokens import RESULT, SIGNALS, accept, chunks, distance, read
+from runtime.cuda.mailbox import Mailbox
+from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, accept, chunks, distance, read
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
@@ -73,13 +74,11 @@ class GraphPair:
         rows = texts * (longest + 1)
 
         zeros = partial(torch.zeros, device=device)
-        on_host = partial(torch.zeros, pin_memory=device.type == "cuda")
         self.text = zeros(texts, positions, dtype=torch.int32)
         self.starts = zeros(texts, dtype=torch.int32)  # place of each text's last committed token
         self.cursor = zeros(texts, dtype=torch.int32)  # where a call on prompts begins
         self.rows = torch.arange(texts, dtype=torch.int32, device=device)
         self.joining = zeros(texts, dtype=torch.int32)  # rows whose prompts a call reads
-        self.gammas = zeros(texts, dtype=torch.int32)
         logits = self.target_model.x.dtype
         self.draft_logits = zeros(longest, texts, vocabulary, dtype=logits)
         self.draft_signals = zeros(longest, texts, SIGNALS)
@@ -89,16 +88,13 @@ class GraphPair:
         self.results = zeros(texts, RESULT)
         self.parts = zeros(rows * chunks(vocabulary) * 5)
         self.arrived = zeros(rows, dtype=torch.int32)
-        self._gammas = on_host(texts, dtype=torch.int32)
-        self._signals = on_host(longest, texts, SIGNALS)
-        self._results = on_host(texts, RESULT)
-        self._host_signals, self._host_results = self._signals.numpy(), self._results.numpy()
-        self.state = [self.text, self.starts, self.cursor, self.gammas]
+        self._gammas = torch.zeros(texts, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._drafted = Mailbox(longest, texts, TOLD, device)
+        self._verified = Mailbox(1, texts, RESULT, device)
+        self.state = [self.text, self.starts, self.cursor, self._drafted.numbers, self._verified.numbers]
         self.graphs = Graphs(self.state)
         self.sampling = Sampling()
         self.draws: Draws | None = None
-        self._drafted = [_event(device) for _ in range(longest)]
-        self._verified = _event(device)
 
     @torch.inference_mode()
     def choose(self, sampling: Sampling) -> None:
@@ -176,10 +172,10 @@ class GraphPair:
                 unseen -= CHUNK
             width = next(width for width in CATCH_UP if width >= unseen)
         draws = self._drawing
+        self._drafted.empty(slot)
         if draws:
             draws.give_draft(slot, uniforms)
         (draws or self).graphs.run(("draft", slot, width), lambda: self._draft(slot, width, draws))
-        _record(self._drafted[slot])
 
     def _catch_up(self) -> None:
         self.draft_model.forward(self.text, self.rows, self.cursor, 0, CHUNK)
@@ -188,18 +184,19 @@ class GraphPair:
         x = self.draft_model.forward(self.text, self.rows, self.starts, slot + 1 - width, width)[:, -1]
         logits, signals = self.draft_logits[slot], self.draft_signals[slot]
         self.draft_model.head(x, logits)
-        write = None if draws else (self.text, self.starts, slot + 1)
-        read(logits, self.parts, self.arrived, self.tokens, signals, write)
+        host = self._drafted.numbers[slot]
         if draws:
+            read(logits, self.parts, self.arrived, self.tokens, signals)
             draws.draft(slot, logits, signals, self.text, self.starts)
-        self._signals[slot].copy_(signals, non_blocking=True)
+            host.copy_(signals[:, :TOLD], non_blocking=True)
+        else:
+            write = self.text, self.starts, slot + 1
+            read(logits, self.parts, self.arrived, self.tokens, signals, write, host)
 
     def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
         """Wait for token number `slot` of every text; return its signals, and the token."""
-        _wait(self._drafted[slot])
         return [
-            (TokenSignals(entropy, top1, top2), int(token))
-            for entropy, top1, top2, _, token in self._host_signals[slot].tolist()
+            (TokenSignals(entropy, top1, top2), int(token)) for entropy, top1, top2, token in self._drafted.read(slot)
         ]
 
     @torch.inference_mode()
@@ -209,47 +206,30 @@ class GraphPair:
         When sampling, `uniforms[b]` are `gammas[b]` + 1 numbers in [0, 1).
         """
         width = max(gammas) + 1
+        self._verified.empty(0)  # before its gammas are others: the last verification reads them on the host
         self._gammas.numpy()[:] = gammas
         draws = self._drawing
         if draws:
             draws.give_verification(uniforms)
         (draws or self).graphs.run(("verify", width), lambda: self._verify(width, draws))
-        _record(self._verified)
 
     def _verify(self, width: int, draws: Draws | None) -> None:
-        self.gammas.copy_(self._gammas, non_blocking=True)
         x = self.target_model.forward(self.text, self.rows, self.starts, 0, width).flatten(0, 1)
         logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
         self.target_model.head(x, logits)
         read(logits, self.parts, self.arrived, self.tokens, signals)
         if draws:
-            draws.accept(logits, signals, self.text, self.starts, self.gammas, self.results)
+            draws.accept(logits, signals, self.text, self.starts, self._gammas, self.results)
         else:
-            accept(self.text, self.starts, self.gammas, width, self.tokens, signals, self.results)
+            accept(self.text, self.starts, self._gammas, width, self.tokens, signals, self.results)
         distance(
-            logits, signals, width, self.draft_logits, self.draft_signals, self.gammas, self.results, self.parts,
-            self.arrived,
+            logits, signals, width, self.draft_logits, self.draft_signals, self.results,
+            self._verified.numbers[0], self.parts, self.arrived,
         )  # fmt: skip
-        self._results.copy_(self.results, non_blocking=True)
 
     def verified(self) -> list[Verified]:
         """Wait for the verification of every text, and return what became of it; a text that rests means nothing."""
-        _wait(self._verified)
         return [
             Verified(int(accepted), int(token), (entropy, top1, apart))
-            for accepted, token, entropy, top1, apart in self._host_results.tolist()
+            for accepted, token, entropy, top1, apart in self._verified.read(0)
         ]
-
-
-def _event(device: torch.device) -> torch.cuda.Event | None:
-    return torch.cuda.Event() if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-
-
-def _record(event: torch.cuda.Event | None) -> None:
-    if event is not None:
-        event.record()
-
-
-def _wait(event: torch.cuda.Event | None) -> None:
-    if event is not None:
-        event.synchronize()

@@ -11,7 +11,9 @@ from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
 CHUNK = 2048
 """Logits that one program reads."""
 SIGNALS = 5
-"""Entropy in bits, top-1 and top-2 probability, ln Σ exp(logit), and the likeliest token, of one distribution."""
+"""Entropy in bits, top-1 and top-2 probability, the likeliest token, and ln Σ exp(logit), of one distribution."""
+TOLD = 4
+"""What the host is told of them: all but the last."""
 RESULT = 5
 """Of a step: accepted tokens, the token after them, and what `verified_signals` says of its distribution."""
 
@@ -31,9 +33,17 @@ def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: 
 
 
 @triton.jit
+def _store_four(to, first, second, third, fourth):
+    tl.store(to, first)
+    tl.store(to + 1, second)
+    tl.store(to + 2, third)
+    tl.store(to + 3, fourth)
+
+
+@triton.jit
 def _read(
-    logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place,
-    WRITE: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
+    logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place, host,
+    WRITE: tl.constexpr, TELL: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
     wait_for_last(EARLY)
@@ -74,12 +84,13 @@ def _read(
         # Entropy = ln Σ exp(x − peak) + Σ p · (peak − x): no digits are lost to the size of the logits.
         below += tl.where(fade > 0, peak - peaks, 0.0) * totals
         entropy = tl.log(total) + tl.sum(fade * below, 0) / total
+        bits = tl.maximum(entropy, 0.0) * 1.4426950408889634  # 1 / ln 2
+        top2 = tl.exp(second - peak) / total
+        if TELL:
+            _store_four(host + row * 4, bits, 1 / total, top2, token.to(tl.float32))
+        _store_four(signals + row * 5, bits, 1 / total, top2, token.to(tl.float32))
+        tl.store(signals + row * 5 + 4, peak + tl.log(total))
         tl.store(tokens + row, token)
-        tl.store(signals + row * 5, tl.maximum(entropy, 0.0) * 1.4426950408889634)  # 1 / ln 2: bits
-        tl.store(signals + row * 5 + 1, 1 / total)
-        tl.store(signals + row * 5 + 2, tl.exp(second - peak) / total)
-        tl.store(signals + row * 5 + 3, peak + tl.log(total))
-        tl.store(signals + row * 5 + 4, token.to(tl.float32))
         if WRITE:
             tl.store(text + row.to(tl.int64) * capacity + tl.load(starts + row) + place, token)
         tl.store(arrived + row, 0)
@@ -88,10 +99,11 @@ def _read(
 @triton.jit
 def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr, EARLY: tl.constexpr):
     let_next_start(EARLY)
-    wait_for_last(EARLY)
     batch = tl.program_id(0)
+    # On the host, which takes long; no kernel writes it.
+    gamma = tl.load(gammas + batch, volatile=True)
+    wait_for_last(EARLY)
     start = tl.load(starts + batch)
-    gamma = tl.load(gammas + batch)
     own = text + batch.to(tl.int64) * capacity + start
     at = tl.arange(0, WIDTH)
     proposed = tl.load(own + 1 + at, mask=at < gamma, other=-1)
@@ -101,6 +113,7 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     wrong = (proposed != chosen) | (top1 != top1)
     accepted = tl.min(tl.where((at < gamma) & wrong, at, gamma), 0)  # -1 for a text that rests
     tl.store(results + batch * 5, accepted.to(tl.float32))
+    tl.store(results + batch * 5 + 4, tl.where(accepted == gamma, float("nan"), 0.0))
     if gamma >= 0:
         row = batch * width + accepted
         token = tl.load(best + row)
@@ -113,17 +126,26 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
 
 
 @triton.jit
+def _tell(result, host, apart):
+    at = tl.arange(0, 4)
+    tl.store(host + at, tl.load(result + at))
+    tl.store(host + 4, apart)
+
+
+@triton.jit
 def _distance(
     target, target_stride, target_signals, width, draft, slot_stride, draft_signals,
-    gammas, results, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
+    results, host, vocabulary, parts, arrived, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
     wait_for_last(EARLY)
     batch, chunk = tl.program_id(0), tl.program_id(1)
-    accepted = tl.load(results + batch * 5).to(tl.int32)
-    if accepted == tl.load(gammas + batch):
+    result, told = results + batch * 5, host + batch * 5
+    accepted = tl.load(result).to(tl.int32)
+    unknown = tl.load(result + 4)
+    if unknown != unknown:  # NaN: all proposals stand
         if chunk == 0:
-            tl.store(results + batch * 5 + 4, float("nan"))
+            _tell(result, told, unknown)
     else:
         columns = chunk * CHUNK + tl.arange(0, CHUNK)
         inside = columns < vocabulary
@@ -133,8 +155,8 @@ def _distance(
             draft + accepted.to(tl.int64) * slot_stride + batch * vocabulary + columns,
             mask=inside, other=-float("inf"),
         ).to(tl.float32)  # fmt: skip
-        log_p = tl.load(target_signals + row * 5 + 3)
-        log_q = tl.load(draft_signals + (accepted * tl.num_programs(0) + batch) * 5 + 3)
+        log_p = tl.load(target_signals + row * 5 + 4)
+        log_q = tl.load(draft_signals + (accepted * tl.num_programs(0) + batch) * 5 + 4)
         apart = tl.where(inside, tl.abs(tl.exp(p.to(tl.float32) - log_p) - tl.exp(q - log_q)), 0.0)
         tl.store(parts + batch * CHUNKS + chunk, tl.sum(apart, 0))
         tl.debug_barrier()
@@ -144,7 +166,7 @@ def _distance(
             all_ = tl.load(
                 parts + batch * CHUNKS + chunks, mask=chunks < tl.num_programs(1), other=0.0, cache_modifier=".cg"
             )
-            tl.store(results + batch * 5 + 4, tl.sum(all_, 0) / 2)
+            _tell(result, told, tl.sum(all_, 0) / 2)
             tl.store(arrived + batch, 0)
 
 
@@ -179,6 +201,7 @@ def read(
     tokens: Tensor,
     signals: Tensor,
     write: tuple[Tensor, Tensor, int] | None = None,
+    host: Tensor | None = None,
 ) -> None:
     """Read the likeliest token and the signals off each row of logits.
 
@@ -190,12 +213,14 @@ def read(
         signals: float32 `[rows, 5]`, see `SIGNALS`.
         write: text (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
             `text[b, starts[b] + place]`.
+        host: float32 `[rows, 4]`, pinned; also write what `TOLD` says there.
     """
     rows, vocabulary = logits.shape
     text, starts, place = write or (tokens, tokens, 0)
     _read[(rows, triton.cdiv(vocabulary, CHUNK))](
         logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, text.stride(0), starts, place,
-        WRITE=write is not None, CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
+        signals if host is None else host, WRITE=write is not None, TELL=host is not None,
+        CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -207,11 +232,12 @@ def accept(
     Args:
         text: int32 `[texts, capacity]`; proposals begin at `starts[b] + 1`.
         starts: int32 `[texts]`, moved past what was accepted.
-        gammas: int32 `[texts]`, how many were proposed, below `width`; -1 for a text that is left as it is.
+        gammas: int32 `[texts]`, how many were proposed, below `width`; -1 for a text that is left as it is. On the
+            device, or pinned.
         width: rows of `best` for each text.
         best: int32 `[texts · width]`, the target's choices.
         signals: float32 `[texts · width, 5]`, the target's.
-        results: float32 `[texts, 5]`, see `RESULT`; all but the distance.
+        results: float32 `[texts, 5]`, see `RESULT`; in the distance's place NaN where all proposals stand, else 0.
     """
     _accept[(len(starts),)](
         text, text.stride(0), starts, gammas, width, best, signals, results,
@@ -225,12 +251,12 @@ def distance(
     width: int,
     draft: Tensor,
     draft_signals: Tensor,
-    gammas: Tensor,
     results: Tensor,
+    host: Tensor,
     parts: Tensor,
     arrived: Tensor,
 ) -> None:
-    """Write the total variation distance at each text's own token into `results`; NaN where all proposals stand.
+    """Write the results to the host, with the total variation distance at each text's own token.
 
     Args:
         target: logits, `[texts · width, V]`.
@@ -238,14 +264,14 @@ def distance(
         width: rows of `target` for each text.
         draft: logits, `[slots, texts, V]`.
         draft_signals: float32 `[slots, texts, 5]`.
-        gammas: int32 `[texts]`.
-        results: float32 `[texts, 5]`, after `accept`.
+        results: float32 `[texts, 5]`, as `accept` leaves them.
+        host: float32 `[texts, 5]`, pinned, see `RESULT`; the distance is NaN where all proposals stand.
         parts: float32 scratch, `texts · chunks(V)`.
         arrived: int32 scratch of zeros, `texts`; left at zero.
     """
     vocabulary = target.shape[1]
-    _distance[(len(gammas), triton.cdiv(vocabulary, CHUNK))](
+    _distance[(len(results), triton.cdiv(vocabulary, CHUNK))](
         target, target.stride(0), target_signals, width, draft, draft.stride(0), draft_signals,
-        gammas, results, vocabulary, parts, arrived,
+        results, host, vocabulary, parts, arrived,
         CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip

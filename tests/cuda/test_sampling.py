@@ -165,7 +165,7 @@ def test_drawing_and_accepting_are_those_of_the_plain_loop(
         signals = torch.zeros(texts, 5, device=DEVICE)
         draws.give_draft(slot, uniforms[0, :, slot].tolist())
         draws.draft(slot, drafted[slot], signals, text, starts)
-        assert signals[:, 4].tolist() == text[:, slot + 1].tolist()
+        assert signals[:, 3].tolist() == text[:, slot + 1].tolist()
     before, results = text.clone(), torch.zeros(texts, 5, device=DEVICE)
     draws.give_verification([u[: gamma + 1] for u, gamma in zip(uniforms[1].tolist(), gammas.tolist(), strict=True)])
     signals = torch.randn(texts * width, 5, device=DEVICE)
@@ -183,10 +183,12 @@ def test_drawing_and_accepting_are_those_of_the_plain_loop(
         accepted, token = accept_sampled(p, q, proposed, uniforms[1, row, : gamma + 1].to(DEVICE))
         assert results[row, :2].tolist() == [accepted, token]
         assert results[row, 2:4].equal(signals.view(texts, width, 5)[row, accepted, :2])
+        assert bool(results[row, 4].isnan()) == (accepted == gamma)
         assert starts[row] == accepted + 1
         assert text[row, accepted + 1] == token
         assert text[row, : accepted + 1].equal(before[row, : accepted + 1])
     assert {*results[:, 0].tolist()} == {-1, 0, 1, 2, 3, 4}
+    assert results[results[:, 0] < 0, 4].isnan().all()
 
 
 def test_what_no_numbers_chose_is_not_accepted() -> None:

@@ -8,11 +8,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from runtime.cuda.tokens import CHUNK, accept, chunks, distance, read
+from runtime.cuda.mailbox import UNWRITTEN
+from runtime.cuda.pair import RESTS
+from runtime.cuda.tokens import CHUNK, TOLD, accept, chunks, distance, read
 from runtime.loop.accept import accept_greedy, left_behind, verified_signals
 from runtime.loop.propose import token_signals
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def on_host(*shape: int) -> Tensor:
+    """Return what a kernel has to write, all of it."""
+    return torch.full(shape, UNWRITTEN, pin_memory=DEVICE == "cuda")
+
+
+def told(host: Tensor) -> Tensor:
+    """Wait for what was written."""
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    assert not (host == UNWRITTEN).any()
+    return host
 
 
 def read_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,8 +48,21 @@ def test_signals_are_those_of_the_plain_loop(vocabulary: int) -> None:
     tokens, signals = read_rows(logits)
     assert tokens.tolist() == logits.argmax(-1).tolist()
     torch.testing.assert_close(signals[:, :3], token_signals(logits), rtol=1e-4, atol=1e-5)
-    assert signals[:, 4].tolist() == tokens.tolist()
-    torch.testing.assert_close(signals[:, 3], logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+    assert signals[:, 3].tolist() == tokens.tolist()
+    torch.testing.assert_close(signals[:, 4], logits.logsumexp(-1), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("number", [0.0, math.nan, math.inf, -2.0])
+@pytest.mark.parametrize("vocabulary", [37, 2 * CHUNK + 5])
+def test_the_host_is_told_the_same_whatever_the_logits(vocabulary: int, number: float) -> None:
+    """ln Σ exp(logit) of one of them is -2, which the host would take for a number that is yet to come."""
+    logits = torch.full((2, vocabulary), -1e30, device=DEVICE)
+    logits[:, 3] = torch.tensor([5.0, number])
+    parts = torch.empty(2 * chunks(vocabulary) * 5, device=DEVICE)
+    arrived, tokens = torch.zeros(2, 2, dtype=torch.int32, device=DEVICE)
+    signals, host = torch.empty(2, 5, device=DEVICE), on_host(2, TOLD)
+    read(logits, parts, arrived, tokens, signals, host=host)
+    torch.testing.assert_close(told(host), signals[:, :TOLD].cpu(), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("vocabulary", [37, 3 * CHUNK + 5])
@@ -75,12 +103,14 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
         if wrong < gamma:
             text[row, start + 1 + wrong] = (best.view(texts, width)[row, wrong] + 1) % vocabulary
     before, results = text.clone(), torch.empty(texts, 5, device=DEVICE)
+    host = on_host(texts, 5)
     first = starts.tolist()
     accept(text, starts, gammas, width, best, signals, results)
     parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
     arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
-    distance(logits, signals, width, drafted, draft_signals.view(slots, texts, 5), gammas, results, parts, arrived)
+    distance(logits, signals, width, drafted, draft_signals.view(slots, texts, 5), results, host, parts, arrived)
     assert not arrived.any()
+    results = told(host)
     for row, (start, gamma) in enumerate(zip(first, gammas.tolist(), strict=True)):
         own = logits.view(texts, width, -1)[row, : gamma + 1]
         proposed = before[row, start + 1 : start + 1 + gamma].long()
@@ -88,10 +118,10 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
         assert results[row, :2].tolist() == [accepted, token]
         assert starts[row] == start + accepted + 1
         assert text[row, start + accepted + 1] == token
-        expected = left_behind(own, [*drafted[:gamma, row, None]], accepted)
+        expected = left_behind(own, [*drafted[:gamma, row, None]], accepted).cpu()
         torch.testing.assert_close(results[row, 2:], expected, rtol=1e-4, atol=1e-5, equal_nan=True)
         if accepted < gamma:
-            apart = verified_signals(own[accepted][None], drafted[accepted, row][None])[0, 2]
+            apart = verified_signals(own[accepted][None], drafted[accepted, row][None])[0, 2].cpu()
             torch.testing.assert_close(results[row, 4], apart, rtol=1e-4, atol=1e-5)
 
 
@@ -109,8 +139,10 @@ def test_a_text_that_rests_is_left_as_it_is() -> None:
     parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
     drafted = torch.zeros(1, texts, vocabulary, device=DEVICE), torch.zeros(1, texts, 5, device=DEVICE)
     arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
-    distance(torch.zeros(6, 50, device=DEVICE), signals, width, *drafted, gammas, results, parts, arrived)
-    assert results[[0, 2], 4].isnan().all()
+    host = on_host(texts, 5)
+    distance(torch.zeros(6, 50, device=DEVICE), signals, width, *drafted, results, host, parts, arrived)
+    assert told(host)[[0, 2], 0].tolist() == [RESTS, RESTS]
+    assert host[[0, 2], 4].isnan().all()
 
 
 @pytest.mark.parametrize("vocabulary", [37, CHUNK, 2 * CHUNK + 5])
