@@ -46,9 +46,11 @@ def _attend(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
     ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """One key-value head of one text, one block of its query rows, one share of the cached positions."""
+    """One key-value head of one text, one block of its query rows, one share of the cached positions.
+
+    The last share is the new tokens themselves, which that program also writes to the cache.
+    """
     let_next_start(EARLY)
-    wait_for_last(EARLY)
     batch, head = tl.program_id(0) // KV_HEADS, tl.program_id(0) % KV_HEADS
     share = tl.program_id(2)
     dtype: tl.constexpr = qkv.dtype.element_ty
@@ -64,17 +66,18 @@ def _attend(
     heads = head * GROUP + row // width
     at = qkv + (batch * width + token)[:, None].to(tl.int64) * token_stride + heads[:, None] * DIM + half[None, :]
     angle = tl.minimum(tl.maximum(start + token, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
+    turn1, turn2 = tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0)
+    cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
+    wait_for_last(EARLY)  # what is loaded above stays as it is during a forward pass
     q1, q2 = _rotated(
-        tl.load(at, mask=mask, other=0.0), tl.load(at + DIM // 2, mask=mask, other=0.0),
-        tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0), dtype,
-    )  # fmt: skip
+        tl.load(at, mask=mask, other=0.0), tl.load(at + DIM // 2, mask=mask, other=0.0), turn1, turn2, dtype
+    )
 
     peak = tl.full([ROWS], -1.0e30, tl.float32)
     total = tl.zeros([ROWS], tl.float32)
     sum1 = tl.zeros([ROWS, HALF], tl.float32)
     sum2 = tl.zeros([ROWS, HALF], tl.float32)
-    cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
-    chunk = tl.cdiv(tl.cdiv(start, SPLITS), CACHED) * CACHED
+    chunk = tl.cdiv(tl.cdiv(start, SPLITS - 1), CACHED) * CACHED
     last = tl.minimum((share + 1) * chunk, tl.minimum(start, capacity))
     for position in range(share * chunk, last, CACHED):
         positions = position + tl.arange(0, CACHED)
@@ -88,7 +91,7 @@ def _attend(
             inside[None, :] & real[:, None], scale, peak, total, sum1, sum2,
         )  # fmt: skip
 
-    if share == SPLITS - 1:  # the new tokens themselves, which this program also writes to the cache
+    if share == SPLITS - 1:
         for first in range(0, width, NEW):
             new = first + tl.arange(0, NEW)
             given = (new < width)[:, None] & in_half
@@ -114,39 +117,35 @@ def _attend(
     # A row that sees nothing (padding, a place before the text's first) is left at 0.
     place = out + (batch * width + token)[:, None].to(tl.int64) * (KV_HEADS * GROUP * DIM)
     place += heads[:, None] * DIM + half[None, :]
-    if SPLITS == 1:
+    # The last program to arrive adds up the shares, in their order, so that the sum is the same every time.
+    block = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
+    size: tl.constexpr = ROWS * (2 * HALF + 2)
+    own = parts + (block * SPLITS + share).to(tl.int64) * size
+    rows = tl.arange(0, ROWS)
+    tile = rows[:, None] * HALF + half[None, :]
+    tl.store(own + rows, peak)
+    tl.store(own + ROWS + rows, total)
+    tl.store(own + 2 * ROWS + tile, sum1)
+    tl.store(own + 2 * ROWS + ROWS * HALF + tile, sum2)
+    tl.debug_barrier()
+    before = tl.atomic_add(arrived + block, 1)
+    if before == SPLITS - 1:
+        base = parts + (block * SPLITS).to(tl.int64) * size
+        peak = tl.full([ROWS], -1.0e30, tl.float32)
+        for other in tl.static_range(SPLITS):
+            peak = tl.maximum(peak, tl.load(base + other * size + rows, cache_modifier=".cg"))
+        total = tl.zeros([ROWS], tl.float32)
+        sum1 = tl.zeros([ROWS, HALF], tl.float32)
+        sum2 = tl.zeros([ROWS, HALF], tl.float32)
+        for other in tl.static_range(SPLITS):
+            part = base + other * size
+            fade = tl.exp(tl.load(part + rows, cache_modifier=".cg") - peak)
+            total += fade * tl.load(part + ROWS + rows, cache_modifier=".cg")
+            sum1 += fade[:, None] * tl.load(part + 2 * ROWS + tile, cache_modifier=".cg")
+            sum2 += fade[:, None] * tl.load(part + 2 * ROWS + ROWS * HALF + tile, cache_modifier=".cg")
         tl.store(place, (sum1 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
         tl.store(place + DIM // 2, (sum2 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
-    else:
-        # The last program to arrive adds up the shares, in their order, so that the sum is the same every time.
-        block = tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)
-        size: tl.constexpr = ROWS * (2 * HALF + 2)
-        own = parts + (block * SPLITS + share).to(tl.int64) * size
-        rows = tl.arange(0, ROWS)
-        tile = rows[:, None] * HALF + half[None, :]
-        tl.store(own + rows, peak)
-        tl.store(own + ROWS + rows, total)
-        tl.store(own + 2 * ROWS + tile, sum1)
-        tl.store(own + 2 * ROWS + ROWS * HALF + tile, sum2)
-        tl.debug_barrier()
-        before = tl.atomic_add(arrived + block, 1)
-        if before == SPLITS - 1:
-            base = parts + (block * SPLITS).to(tl.int64) * size
-            peak = tl.full([ROWS], -1.0e30, tl.float32)
-            for other in range(SPLITS):
-                peak = tl.maximum(peak, tl.load(base + other * size + rows, cache_modifier=".cg"))
-            total = tl.zeros([ROWS], tl.float32)
-            sum1 = tl.zeros([ROWS, HALF], tl.float32)
-            sum2 = tl.zeros([ROWS, HALF], tl.float32)
-            for other in range(SPLITS):
-                part = base + other * size
-                fade = tl.exp(tl.load(part + rows, cache_modifier=".cg") - peak)
-                total += fade * tl.load(part + ROWS + rows, cache_modifier=".cg")
-                sum1 += fade[:, None] * tl.load(part + 2 * ROWS + tile, cache_modifier=".cg")
-                sum2 += fade[:, None] * tl.load(part + 2 * ROWS + ROWS * HALF + tile, cache_modifier=".cg")
-            tl.store(place, (sum1 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
-            tl.store(place + DIM // 2, (sum2 / tl.maximum(total, 1e-30)[:, None]).to(dtype), mask=mask)
-            tl.store(arrived + block, 0)
+        tl.store(arrived + block, 0)
 
 
 def attend(
@@ -182,7 +181,7 @@ def attend(
         out: `[texts · width, heads · dim]`.
         parts: float32 scratch, see `scratch`.
         arrived: int32 scratch of zeros, left at zero.
-        splits: programs that share a text's cached positions.
+        splits: programs that share a text's cached positions, and one for the new tokens: 2 at least.
     """
     texts, (_, kv_heads, capacity, dim) = len(rows), keys.shape
     group = out.shape[1] // dim // kv_heads

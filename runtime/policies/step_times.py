@@ -28,13 +28,15 @@ class StepTimes:
     Args:
         draft: tokens in the call → milliseconds, of the draft.
         target: tokens in the call → milliseconds, of the target.
+        ahead: whether the loop begins a step's first draft forward before it knows what became of the last step, as
+            the one on CUDA graphs does.
     """
 
     WIDEST = 64
     """Tokens of the widest call that is looked up; wider ones cost what this one does."""
 
-    def __init__(self, draft: Mapping[int, float], target: Mapping[int, float]) -> None:
-        self.draft, self.target = dict(draft), dict(target)
+    def __init__(self, draft: Mapping[int, float], target: Mapping[int, float], ahead: bool = False) -> None:
+        self.draft, self.target, self.ahead = dict(draft), dict(target), ahead
         self._draft = _interpolate(draft, self.WIDEST)
         self._target = _interpolate(target, self.WIDEST)
 
@@ -75,7 +77,7 @@ class RunningTimes(StepTimes):
     """Steps that the times given count for."""
 
     def __init__(self, times: StepTimes) -> None:
-        super().__init__(times.draft, times.target)
+        super().__init__(times.draft, times.target, times.ahead)
         self._expected = times
         self._widest_draft, self._widest_target = max(self.draft), max(self.target)
         self._draft_ratio, self._target_ratio = (_RunningMedian([1.0] * self.TRUST, self.MEMORY) for _ in range(2))
@@ -129,7 +131,8 @@ def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
         SpeckvError: if the file cannot be read, or holds nothing for the precision or the backend.
     """
     content = _read(path)
-    return StepTimes(*(_measured(path, content, model, backend) for model in ("draft", precision)))
+    draft, target = (_measured(path, content, model, backend) for model in ("draft", precision))
+    return StepTimes(draft, target, ahead=backend == "graph")
 
 
 def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:

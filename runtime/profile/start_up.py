@@ -129,7 +129,8 @@ def timed_policies(
 
 def measure(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None = None) -> StepTimes:
     """Measure median milliseconds of eager forwards, or of a pair's graphs; see `measure_calls`."""
-    return measure_calls(_timed(draft, target, graphs), calls=GRAPH_CALLS if graphs else CALLS)
+    times = measure_calls(_timed(draft, target, graphs), calls=GRAPH_CALLS if graphs else CALLS)
+    return StepTimes(times.draft, times.target, ahead=graphs is not None)
 
 
 def _timed(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None) -> dict[str, Timed]:
@@ -178,8 +179,8 @@ def measure_calls(
         lasted = clock() - round_begun
     # The first of each warmed up: it counts only where there was no time for another.
     medians = {call: round(median(taken[1:] or taken), 4) for call, taken in samples.items()}
-    tables = ({q: ms for (model, q), ms in sorted(medians.items()) if model == name} for name in models)
-    return StepTimes(*tables)
+    draft, target = ({q: ms for (model, q), ms in sorted(medians.items()) if model == name} for name in models)
+    return StepTimes(draft, target)
 
 
 def _named(backend: str, milliseconds: Mapping[int, float]) -> dict[str, float]:

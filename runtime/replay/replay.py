@@ -3,6 +3,10 @@
 Under greedy decoding the text is the target's whatever the policy does, so a trace knows the outcome of every step
 that any policy could take. As the live loop does, a step near the end drafts no token that could not be committed
 (an end by the token budget; an output that ended by itself would draft on in its last step).
+
+Where the loop drafts ahead (`StepTimes.ahead`), a step that might have drafted on is followed at once by the next one's
+first draft forward. What the policy learns and first decides meanwhile costs nothing, as far as it takes no longer; if
+it then drafts nothing, the forward was for nothing.
 """
 
 from __future__ import annotations
@@ -11,10 +15,14 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
+from runtime.policies.policy import Drafted, Outcome, Policy
 from runtime.policies.step_times import StepTimes
 from runtime.replay.traces import LOOKAHEAD, Text
+
+Given = TypeVar("Given")
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,9 @@ class Run:
     task: str
     steps: list[Outcome]
     model_ms: float
-    """Step times of all steps."""
+    """Step times of all steps, and draft forwards that were begun for nothing."""
     policy_ms: float
-    """Measured processor time of the policy's own decisions, on one thread."""
+    """Measured processor time of the policy's own decisions, on one thread, as far as models wait for it."""
 
     @property
     def tokens(self) -> int:
@@ -53,27 +61,73 @@ def replay(
 
 
 def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
-    clock = time.thread_time  # processor time: what else the machine does is not the policy's
     steps: list[Outcome] = []
-    model_ms = policy_seconds = 0.0
+    clock = _Clock(times)
     position, pending = 0, 1
     policy.begin()
     while position < text.positions:
         # The target adds a token of its own, so drafting the last one would be for nothing.
         limit = min(text.positions - position - 1, LOOKAHEAD)
-        start = clock()
-        gamma = _draft(policy, text.rollouts[position], limit)
-        policy_seconds += clock() - start
+        drafted = Drafted()
+        goal = min(clock.between(policy.gamma, drafted), limit)
+        clock.begin_step(goal)
+        while goal > drafted.count:
+            drafted.tokens += text.rollouts[position][drafted.count : goal]
+            goal = min(clock.within(policy.gamma, drafted), limit)
+        gamma = drafted.count
         outcome = step_outcome(text, position, gamma, times, pending)
-        start = clock()
-        policy.observe(outcome)
-        policy_seconds += clock() - start
-        model_ms += outcome.draft_ms + outcome.verify_ms
+        clock.end_step(outcome, might_draft=0 < gamma < limit)
+        clock.between(policy.observe, outcome)
         # The draft has seen all but the last committed token, and never its own last one.
         pending = (pending if gamma == 0 else int(outcome.accepted == gamma)) + 1
         position += outcome.accepted + 1
         steps.append(outcome)
-    return Run(text.task, steps, model_ms, policy_seconds * 1e3)
+    return Run(text.task, steps, clock.model_ms, clock.policy_ms + clock.between_ms)
+
+
+class _Clock:
+    """The milliseconds of a text: the models', and what of the policy's is not hidden behind them."""
+
+    UNSEEN = 2
+    """Tokens of a draft forward that is begun ahead: it cannot know yet whether it has to read one or two."""
+
+    def __init__(self, times: StepTimes) -> None:
+        self.model_ms = self.policy_ms = 0.0
+        self.between_ms = 0.0
+        """The policy's, since the last verification."""
+        self._times = times
+        self._ahead = False
+
+    def between(self, question: Callable[[Given], Answer], given: Given) -> Answer:
+        """Ask what a policy is asked between a verification and a draft."""
+        answer, milliseconds = _timed(question, given)
+        self.between_ms += milliseconds
+        return answer
+
+    def within(self, question: Callable[[Given], Answer], given: Given) -> Answer:
+        """Ask what a policy is asked while a step drafts, and waits for the answer."""
+        answer, milliseconds = _timed(question, given)
+        self.policy_ms += milliseconds
+        return answer
+
+    def begin_step(self, goal: int) -> None:
+        """Account for what passed since the last verification, now that the step drafts up to `goal` tokens first."""
+        hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
+        self.policy_ms += max(self.between_ms - hidden, 0.0)
+        self.model_ms += hidden if goal <= 0 else 0.0
+        self.between_ms = 0.0
+
+    def end_step(self, outcome: Outcome, might_draft: bool) -> None:
+        """Account for a step; `might_draft` is whether the loop begins to draft the next one before it looks."""
+        self.model_ms += outcome.draft_ms + outcome.verify_ms
+        self._ahead = self._times.ahead and might_draft
+
+
+def _timed(question: Callable[[Given], Answer], given: Given) -> tuple[Answer, float]:
+    """Return the answer, and its milliseconds of processor time: what else the machine does is not the policy's."""
+    start = time.thread_time()
+    answer = question(given)
+    return answer, (time.thread_time() - start) * 1e3
 
 
 def step_outcome(text: Text, position: int, gamma: int, times: StepTimes, pending: int) -> Outcome:
@@ -89,11 +143,3 @@ def step_outcome(text: Text, position: int, gamma: int, times: StepTimes, pendin
         draft_ms=times.drafting_ms(gamma, pending),
         verify_ms=times.target_ms(gamma + 1),
     )
-
-
-def _draft(policy: Policy, rollout: list[TokenSignals], limit: int) -> int:
-    """Return how many tokens the policy drafts: the live loop's propose phase, reading instead of computing."""
-    drafted = Drafted()
-    while (goal := min(policy.gamma(drafted), limit)) > drafted.count:
-        drafted.tokens += rollout[drafted.count : goal]
-    return drafted.count

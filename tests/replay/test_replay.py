@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from runtime.policies.confidence import Confidence
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome
 from runtime.policies.registry import make_policy
+from runtime.policies.step_times import StepTimes
 from runtime.replay.comparison import compare
 from runtime.replay.oracle import Oracle
 from runtime.replay.replay import Run, replay
@@ -37,6 +39,22 @@ NAMES = [
 ]
 
 
+class Alternate(Fixed):
+    """Drafts a token in every second step."""
+
+    def observe(self, outcome: Outcome) -> None:
+        self.length = 0 if outcome.gamma else 1
+
+
+class Thinking(Fixed):
+    """Takes its time before it drafts at all."""
+
+    def gamma(self, drafted: Drafted) -> int:
+        if not drafted.count:
+            sum(range(200_000))
+        return super().gamma(drafted)
+
+
 def counts(run: Run) -> list[tuple[int, int]]:
     return [(step.gamma, step.accepted) for step in run.steps]
 
@@ -51,10 +69,6 @@ def test_fixed_by_hand() -> None:
 
 
 def test_a_draft_that_was_not_asked_falls_behind() -> None:
-    class Alternate(Fixed):
-        def observe(self, outcome: Outcome) -> None:
-            self.length = 0 if outcome.gamma else 1
-
     (run,) = replay([text([0] * 6)], Alternate(1), TIMES)
     assert [step.gamma for step in run.steps] == [1, 0, 1, 0, 1, 0]
     assert run.model_ms == 6 + 4 + 6.5 + 4 + 6.5 + 4  # two tokens behind after a plain step
@@ -155,3 +169,24 @@ def test_replay_and_policies_import_no_torch() -> None:
         "runtime.commands.replay; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_first_decision_costs_nothing_while_the_device_drafts_ahead() -> None:
+    texts = [text([0] * 20)]
+    slow = StepTimes({1: 1000.0}, {1: 4.0})  # a draft forward outlasts any decision
+    (waiting,) = replay(texts, Thinking(1), slow)
+    (hidden,) = replay(texts, Thinking(1), StepTimes(slow.draft, slow.target, ahead=True))
+    # Before the first step, and after the last but one, which may draft nothing more, nothing is drafted ahead.
+    assert hidden.policy_ms < waiting.policy_ms / 4
+    assert hidden.model_ms == waiting.model_ms
+    assert hidden.steps == waiting.steps
+
+
+def test_a_draft_begun_ahead_for_nothing_costs_its_forward() -> None:
+    times = StepTimes(TIMES.draft, TIMES.target, ahead=True)
+    (alternating,) = replay([text([0] * 7)], Alternate(1), times)
+    (known,) = replay([text([0] * 7)], Alternate(1), TIMES)
+    drafted = [step.gamma for step in known.steps]
+    for_nothing = sum(bool(n) and not following for n, following in itertools.pairwise(drafted))
+    assert for_nothing
+    assert alternating.model_ms == pytest.approx(known.model_ms + for_nothing * TIMES.draft_ms(2))
