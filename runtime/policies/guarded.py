@@ -32,6 +32,7 @@ class Guarded:
         self.policy = policy
         self.draft_failed = False
         self._slow = 0
+        self._shown = Drafted()
 
     def begin(self) -> None:
         """Start the text."""
@@ -40,9 +41,11 @@ class Guarded:
     def gamma(self, drafted: Drafted) -> int:
         """Return the length to draft up to, as `Policy.gamma` does; it does not raise."""
         begun = time.perf_counter()
+        if not drafted.tokens:
+            self._shown = Drafted()
+        self._shown.tokens = drafted.tokens[:]  # a copy, for the list is the loop's own record
         try:
-            # A copy of the list, which is the loop's own record.
-            length = operator.index(self.policy.gamma(Drafted(drafted.tokens[:])))
+            length = operator.index(self.policy.gamma(self._shown))
             if length > self.LONGEST:
                 raise ValueError(f"it answered {length:.3g} tokens")
             if time.perf_counter() - begun > self.SLOW_S:
