@@ -40,11 +40,11 @@ class StepTimes:
 
     def draft_ms(self, tokens: int = 1) -> float:
         """Milliseconds of one draft forward on `tokens` ≥ 1."""
-        return self._draft[min(tokens, self.WIDEST)]
+        return self._draft[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def target_ms(self, tokens: int) -> float:
         """Milliseconds of one target forward on `tokens` ≥ 1."""
-        return self._target[min(tokens, self.WIDEST)]
+        return self._target[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def drafting_ms(self, gamma: int, pending: int = 1) -> float:
         """Milliseconds of drafting `gamma` ≥ 0 tokens; see `step_ms`."""
@@ -108,14 +108,14 @@ class _RunningMedian:
     """The median of the last values: kept in order, since sorting them anew takes twice as long."""
 
     def __init__(self, values: Iterable[float], memory: int) -> None:
-        self._last, self._memory = deque(values), memory
+        self._last = deque(values, memory)
         self._ordered = sorted(self._last)
 
     def add(self, value: float) -> float:
         """Take a value, which is a number, and forget the one that is too old; return the median."""
         last, ordered = self._last, self._ordered
-        if len(last) == self._memory:
-            del ordered[bisect_left(ordered, last.popleft())]
+        if len(last) == last.maxlen:
+            del ordered[bisect_left(ordered, last[0])]
         last.append(value)
         insort(ordered, value)
         half = len(ordered) // 2
