@@ -13,7 +13,7 @@ from runtime.policies.step_times import StepTimes
 from runtime.replay.replay import step_outcome
 from runtime.replay.traces import LOOKAHEAD, Text
 from runtime.stopper.history import History
-from runtime.stopper.progress import Progress
+from runtime.stopper.progress import NOTHING, Progress
 
 Floats = NDArray[np.float32]
 
@@ -63,7 +63,7 @@ def text_rows(text: Text, number: int, history: History, random: np.random.Gener
         rollout = text.rollouts[position]
         context = history.features()
         for drafted, step in enumerate(_progress(rollout, min(accepted + 1, limit))):
-            features.append(context + step)
+            features.append((*context, *step))
             labels.append((accepted >= drafted, accepted > drafted))
             weights.append((weight * (drafted > 0), weight * (accepted >= drafted and drafted < limit)))
         gamma = behaviour.gamma(rollout, limit)
@@ -78,13 +78,12 @@ def text_rows(text: Text, number: int, history: History, random: np.random.Gener
     )
 
 
-def _progress(rollout: list[TokenSignals], most: int) -> Iterator[list[float]]:
+def _progress(rollout: list[TokenSignals], most: int) -> Iterator[tuple[float, ...]]:
     """Yield the step's features after 0 to `most` drafted tokens."""
     progress = Progress()
-    yield progress.features()
+    yield NOTHING
     for token in rollout[:most]:
-        progress.add(token)
-        yield progress.features()
+        yield progress.add(token)
 
 
 class _Behaviour:

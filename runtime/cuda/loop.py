@@ -11,7 +11,6 @@ are taken for what comes next: nothing was done with those tokens.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -30,6 +29,8 @@ from runtime.loop.uniforms import Uniforms
 from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
 
+Drawn = list[tuple[TokenSignals, int]]
+"""Row → a token that the draft wrote there."""
 UNKNOWN = (math.nan, math.nan)
 """Milliseconds of a step that are not those of the row's own gamma."""
 
@@ -126,6 +127,8 @@ class _Row:
     """Committed tokens that are new to the draft."""
     limit: int = 0
     """Tokens to draft at most in this step."""
+    goal: int = 0
+    """Tokens to draft before the policy is asked again."""
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
 
@@ -138,28 +141,41 @@ class _Row:
         self.guarded.begin()
         return self
 
-    def propose(self, new: Sequence[tuple[TokenSignals, int]]) -> None:
-        """Take over what the draft wrote, up to logits that are no numbers."""
-        sound = list(itertools.takewhile(lambda token: token[0].known, new))
-        self.drafted.tokens += [signals for signals, _ in sound]
-        self.proposed += [token for _, token in sound]
-        if len(sound) < len(new):
-            self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
+    def begin_step(self, longest: int) -> None:
+        """Forget what was drafted, for a step of `longest` tokens at most."""
+        self.drafted, self.proposed = Drafted(), []
+        self.limit = min(self.end - len(self.tokens) - 1, longest)
+
+    def drafts_on(self) -> bool:
+        """Ask the policy for the goal; return whether it lies ahead."""
+        goal = self.guarded.gamma(self.drafted)
+        self.goal = goal if goal < self.limit else self.limit
+        return self.goal > len(self.proposed)
+
+    def propose(self, read: Sequence[Drawn]) -> None:
+        """Take over what the draft wrote up to the goal, as far as it is read and its logits are numbers."""
+        for drawn in read[len(self.proposed) : self.goal]:
+            signals, token = drawn[self.place]
+            if not signals.known:
+                self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
+                return
+            self.drafted.tokens.append(signals)
+            self.proposed.append(token)
 
     def to_verify(self) -> list[float]:
         """Return the numbers that decide on the proposals; the step's are used up then."""
         if self.uniforms is None:
             return []
-        self.uniforms.take(self.drafted.count)
-        return self.uniforms.take(self.drafted.count + 1)
+        self.uniforms.take(len(self.proposed))
+        return self.uniforms.take(len(self.proposed) + 1)
 
     def commit(self, verified: Verified, drafted: int, times: tuple[float, float]) -> TextStep:
         """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
-        gamma, accepted = self.drafted.count, verified.accepted
-        if math.isnan(verified.signals[1]):
+        gamma, (accepted, token, signals) = len(self.proposed), verified
+        if math.isnan(signals[1]):
             raise no_numbers(len(self.tokens) + accepted)
-        self.guarded.observe(Outcome(gamma, accepted, *verified.signals, *times))
-        kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], verified.token], self.eos, self.stop)
+        self.guarded.observe(Outcome(gamma, accepted, *signals, *times))
+        kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], token], self.eos, self.stop)
         self.tokens += kept
         self.ended = ended or len(self.tokens) >= self.end
         # The draft has seen the text up to its own last token but one, as far as they stand.
@@ -195,19 +211,19 @@ def _step(
     drafted = _draft(pair, rows, int(ahead is not None))
     gammas, uniforms = [RESTS] * pair.texts, [list[float]()] * pair.texts
     for row in rows:
-        gammas[row.place], uniforms[row.place] = row.drafted.count, row.to_verify()
+        gammas[row.place], uniforms[row.place] = len(row.proposed), row.to_verify()
     longest = max(gammas)
     middle = time.perf_counter()
-    with targets_own(max(len(row.tokens) for row in rows)):
+    with targets_own(max([len(row.tokens) for row in rows])):
         pair.verify(gammas, uniforms)
-        drafting = [row for row in rows if row.limit > row.drafted.count and not row.guarded.draft_failed]
+        drafting = [row for row in rows if row.limit > len(row.proposed) and not row.guarded.draft_failed]
         begun = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
         verified = pair.verified()
     end = time.perf_counter()
     times = (middle - start) * 1e3, (end - middle) * 1e3
     steps = []
     for row in rows:
-        known = timed and row.drafted.count == longest
+        known = timed and len(row.proposed) == longest
         steps.append(row.commit(verified[row.place], drafted, times if known else UNKNOWN))
     return steps, time.perf_counter() - end if begun else None
 
@@ -224,8 +240,12 @@ def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float
 
 def _to_draft(pair: GraphPair, rows: Sequence[_Row], slot: int) -> list[float]:
     """Return the numbers that a draft call draws with: none greedily; those of other rows mean nothing."""
-    numbers = {row.place: row.uniforms.ahead(slot + 1)[slot] for row in rows if row.uniforms}
-    return [numbers.get(place, 0.0) for place in range(pair.texts)] if numbers else []
+    numbers = [0.0] * pair.texts
+    for row in rows:
+        if row.uniforms is None:
+            return []
+        numbers[row.place] = row.uniforms.ahead(slot + 1)[slot]
+    return numbers
 
 
 def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
@@ -237,26 +257,22 @@ def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
 def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
     """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
     for row in rows:
-        row.drafted, row.proposed = Drafted(), []
-        row.limit = min(row.end - len(row.tokens) - 1, pair.longest)
+        row.begin_step(pair.longest)
     rows = [row for row in rows if not row.guarded.draft_failed]
     unseen = max((row.unseen for row in rows), default=1)
-    read: list[list[tuple[TokenSignals, int]]] = []  # slot → row → what was drafted
-    while True:
-        goals = [(row, min(row.guarded.gamma(row.drafted), row.limit)) for row in rows]
-        goals = [(row, goal) for row, goal in goals if goal > row.drafted.count]
-        if not goals:
-            return begun
-        longest = max(goal for _, goal in goals)
+    read: list[Drawn] = []
+    while further := [row for row in rows if row.drafts_on()]:
+        longest = max([row.goal for row in further])
         begun, failure = _begin(pair, rows, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
-        for row, goal in goals:
-            row.propose([read[slot][row.place] for slot in range(row.drafted.count, min(goal, len(read)))])
+        for row in further:
+            row.propose(read)
         if failure:
             _drop_draft(rows, failure)
-            return begun
-        rows = [row for row, _ in goals]
+            break
+        rows = further
+    return begun
 
 
 def _begin(
@@ -272,7 +288,7 @@ def _begin(
     return begun, None
 
 
-def _read(pair: GraphPair, read: list[list[tuple[TokenSignals, int]]], count: int) -> Exception | None:
+def _read(pair: GraphPair, read: list[Drawn], count: int) -> Exception | None:
     """Wait until `count` drafted tokens of every row are read; return what failed."""
     try:
         while len(read) < count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,7 @@ from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """What one step did."""
 
     tokens: list[int]

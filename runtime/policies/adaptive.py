@@ -6,7 +6,7 @@ from runtime.policies.policy import Drafted, Outcome, TokenSignals
 from runtime.policies.price import LONGEST, Price
 from runtime.policies.step_times import RunningTimes, StepTimes
 from runtime.stopper.history import History
-from runtime.stopper.progress import Progress
+from runtime.stopper.progress import NOTHING, Progress
 from runtime.stopper.stopper import Stopper
 
 
@@ -56,8 +56,7 @@ class Adaptive:
             return self._first()
         if count >= LONGEST:
             return count
-        self.progress.add(tokens[-1])
-        accepted, following = self.stopper(self.progress.features())
+        accepted, following = self.stopper(self.progress.add(tokens[-1]))
         self.survival *= accepted
         return count + (self.survival * following > self.price.least(count, following))
 
@@ -65,31 +64,32 @@ class Adaptive:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""
         self.progress, self.survival = Progress(), 1.0
         self.stopper.begin_step(self.history.features())
-        _, following = self.stopper(self.progress.features())
+        _, following = self.stopper(NOTHING)
         self.pays = self.price.length(following) > 0
-        return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
+        return int(self.pays or self.budget_ms >= self._trial_ms(following))
+
+    def _trial_ms(self, following: float) -> float:
+        """Milliseconds that a step of one token is expected to take longer than decoding its tokens plainly would."""
+        return self.times.step_ms(1, self.pending) - (following + 1) * self.times.step_ms(0)
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""
         self.history.observe(self.tokens, outcome)
-        self.times.observe(outcome, self.pending)
+        times, gamma = self.times, outcome.gamma
+        times.observe(outcome, self.pending)
         if not self.pays:
             self._book(outcome)
         # The draft has seen all but the last committed token, and never its own last one.
-        self.pending = (self.pending if outcome.gamma == 0 else int(outcome.accepted == outcome.gamma)) + 1
-        ratio = self.times.draft_scale / self.times.target_scale / self.priced
+        self.pending = (self.pending if gamma == 0 else int(outcome.accepted == gamma)) + 1
+        ratio = times.draft_scale / times.target_scale / self.priced
         if not 1 / self.DRIFT <= ratio <= self.DRIFT:
             self._reprice()
 
     def _book(self, outcome: Outcome) -> None:
         """Earn the share of a step for trials, less what it did lose as one (what a trial gains is earned, too)."""
-        earned_ms = self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
-        lost_ms = self._loss_ms(outcome.gamma, outcome.accepted)
-        self.budget_ms = min(self.budget_ms + earned_ms - lost_ms, self.SAVED * self.times.step_ms(0))
-
-    def _loss_ms(self, gamma: int, accepted: float) -> float:
-        """Milliseconds that a step takes longer than decoding its tokens plainly would."""
-        return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
+        step_ms, plain_ms = self.times.step_ms(outcome.gamma, self.pending), self.times.step_ms(0)
+        lost_ms = step_ms - (outcome.accepted + 1) * plain_ms
+        self.budget_ms = min(self.budget_ms + self.TRIALS * step_ms - lost_ms, self.SAVED * plain_ms)
 
     def _reprice(self) -> None:
         """Tabulate the price of a token at the times of late."""

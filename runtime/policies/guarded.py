@@ -32,50 +32,60 @@ class Guarded:
         self.policy = policy
         self.draft_failed = False
         self._slow = 0
+        self._shown = Drafted()
 
     def begin(self) -> None:
         """Start the text."""
-        self._ask(self.policy.begin)
+        self._tell(self.policy.begin)
 
     def gamma(self, drafted: Drafted) -> int:
         """Return the length to draft up to, as `Policy.gamma` does; it does not raise."""
-        length: int | None = self._ask(self._length, drafted)
-        return self.policy.gamma(drafted) if length is None else length
+        begun = time.perf_counter()
+        if not drafted.tokens:
+            self._shown = Drafted()
+        self._shown.tokens = drafted.tokens[:]  # a copy, for the list is the loop's own record
+        try:
+            length = operator.index(self.policy.gamma(self._shown))
+            if length > self.LONGEST:
+                raise ValueError(f"it answered {length:.3g} tokens")
+            if time.perf_counter() - begun > self.SLOW_S:
+                self._bear_with()
+        except Exception as error:  # it may be anybody's code
+            self._replace(error)
+            return self.policy.gamma(drafted)
+        return length
 
     def observe(self, outcome: Outcome) -> None:
         """Tell the policy of a verified step."""
-        self._ask(self.policy.observe, outcome)
+        self._tell(self.policy.observe, outcome)
 
     def drop_draft(self, error: Exception) -> None:
         """Draft nothing any more in this text, since the draft fails; the user is told."""
         self.policy, self.draft_failed = Fixed(0), True
         warn_once(f"the draft failed ({described(error)}): the text goes on in plain decoding")
 
-    def _length(self, drafted: Drafted) -> int:
-        # A copy of the list, which is the loop's own record.
-        length = operator.index(self.policy.gamma(Drafted([*drafted.tokens])))
-        if length > self.LONGEST:
-            raise ValueError(f"it answered {length:.3g} tokens")
-        return length
-
-    def _ask(self, question: Callable[..., Any], *given: Any) -> Any:
-        """Return the answer; None if the policy failed and was replaced."""
+    def _tell(self, what: Callable[..., None], *given: Any) -> None:
         begun = time.perf_counter()
         try:
-            answer = question(*given)
+            what(*given)
             if time.perf_counter() - begun > self.SLOW_S:
-                self._slow += 1
-                if self._slow >= self.PATIENCE:
-                    raise TimeoutError(f"{self._slow} calls took longer than {self.SLOW_S:g} s")
-        except Exception as error:  # it may be anybody's code
-            name = getattr(self.policy, "name", type(self.policy).__name__)
-            self.policy = Fallback()
-            warn_once(
-                f"policy '{name}' failed ({described(error)}): the text goes on with {Fallback.LENGTH} drafted tokens "
-                "a step, or none where they do not stand"
-            )
-            return None
-        return answer
+                self._bear_with()
+        except Exception as error:
+            self._replace(error)
+
+    def _bear_with(self) -> None:
+        """Count a slow call; raise if there were too many."""
+        self._slow += 1
+        if self._slow >= self.PATIENCE:
+            raise TimeoutError(f"{self._slow} calls took longer than {self.SLOW_S:g} s")
+
+    def _replace(self, error: Exception) -> None:
+        name = getattr(self.policy, "name", type(self.policy).__name__)
+        self.policy = Fallback()
+        warn_once(
+            f"policy '{name}' failed ({described(error)}): the text goes on with {Fallback.LENGTH} drafted tokens "
+            "a step, or none where they do not stand"
+        )
 
 
 def described(error: Exception) -> str:

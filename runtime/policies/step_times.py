@@ -42,11 +42,11 @@ class StepTimes:
 
     def draft_ms(self, tokens: int = 1) -> float:
         """Milliseconds of one draft forward on `tokens` ≥ 1."""
-        return self._draft[min(tokens, self.WIDEST)]
+        return self._draft[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def target_ms(self, tokens: int) -> float:
         """Milliseconds of one target forward on `tokens` ≥ 1."""
-        return self._target[min(tokens, self.WIDEST)]
+        return self._target[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def drafting_ms(self, gamma: int, pending: int = 1) -> float:
         """Milliseconds of drafting `gamma` ≥ 0 tokens; see `step_ms`."""
@@ -85,11 +85,11 @@ class RunningTimes(StepTimes):
 
     def draft_ms(self, tokens: int = 1) -> float:
         """Milliseconds of one draft forward on `tokens` ≥ 1, as of late."""
-        return self.draft_scale * super().draft_ms(tokens)
+        return self.draft_scale * self._draft[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def target_ms(self, tokens: int) -> float:
         """Milliseconds of one target forward on `tokens` ≥ 1, as of late."""
-        return self.target_scale * super().target_ms(tokens)
+        return self.target_scale * self._target[tokens if tokens < self.WIDEST else self.WIDEST]
 
     def observe(self, outcome: Outcome, pending: int = 1) -> None:
         """Learn from the measured milliseconds of a step; unknown ones (NaN) change nothing.
@@ -99,25 +99,25 @@ class RunningTimes(StepTimes):
             pending: committed tokens that the draft had not seen. Calls wider than any that was measured teach
                 nothing, since the tables only guess at them.
         """
-        gamma, expected = outcome.gamma, self._expected
-        if gamma and pending <= self._widest_draft and outcome.draft_ms > 0:
-            self.draft_scale = self._draft_ratio.add(outcome.draft_ms / expected.drafting_ms(gamma, pending))
-        if gamma < self._widest_target and outcome.verify_ms > 0:
-            self.target_scale = self._target_ratio.add(outcome.verify_ms / expected.target_ms(gamma + 1))
+        gamma, draft_ms, verify_ms = outcome.gamma, outcome.draft_ms, outcome.verify_ms
+        if gamma and pending <= self._widest_draft and draft_ms > 0:
+            self.draft_scale = self._draft_ratio.add(draft_ms / self._expected.drafting_ms(gamma, pending))
+        if gamma < self._widest_target and verify_ms > 0:
+            self.target_scale = self._target_ratio.add(verify_ms / self._expected.target_ms(gamma + 1))
 
 
 class _RunningMedian:
     """The median of the last values: kept in order, since sorting them anew takes twice as long."""
 
     def __init__(self, values: Iterable[float], memory: int) -> None:
-        self._last, self._memory = deque(values), memory
+        self._last = deque(values, memory)
         self._ordered = sorted(self._last)
 
     def add(self, value: float) -> float:
         """Take a value, which is a number, and forget the one that is too old; return the median."""
         last, ordered = self._last, self._ordered
-        if len(last) == self._memory:
-            del ordered[bisect_left(ordered, last.popleft())]
+        if len(last) == last.maxlen:
+            del ordered[bisect_left(ordered, last[0])]
         last.append(value)
         insort(ordered, value)
         half = len(ordered) // 2

@@ -79,7 +79,7 @@ class History:
 
     def observe(self, tokens: Sequence[TokenSignals], outcome: Outcome) -> None:
         """Learn from a verified step; `tokens` are the signals of what it drafted."""
-        accepted, gamma = outcome.accepted, outcome.gamma
+        gamma, accepted, entropy, distance = outcome.gamma, outcome.accepted, outcome.target_entropy, outcome.distance
         for token in tokens[:accepted]:
             self._verify(token, 1.0)
         self._rejected = tokens[accepted] if accepted < gamma else None
@@ -91,11 +91,11 @@ class History:
             self._plain_steps += 1
             self._fade()
         self._run = 0 if self._rejected or not gamma else self._run + accepted
-        if outcome.target_entropy == outcome.target_entropy:  # not NaN
-            self._target_entropy_short += SHORT * (outcome.target_entropy - self._target_entropy_short)
-        if outcome.distance == outcome.distance:
-            self._distance_short += SHORT * (outcome.distance - self._distance_short)
-            self._distance_long += LONG * (outcome.distance - self._distance_long)
+        if entropy == entropy:  # not NaN
+            self._target_entropy_short += SHORT * (entropy - self._target_entropy_short)
+        if distance == distance:
+            self._distance_short += SHORT * (distance - self._distance_short)
+            self._distance_long += LONG * (distance - self._distance_long)
         self._outcome = outcome
         self._position += accepted + 1
 
@@ -105,10 +105,11 @@ class History:
         self._accepted_long += LONG * (stands - self._accepted_long)
         self._accepted_pair += PAIR * (stands - self._accepted_pair)
         # How much more is accepted than the draft's confidence says: an overconfident draft is below 0.
-        surplus = stands - token.top1
+        entropy, top1, _ = token
+        surplus = stands - top1
         self._surplus_middle += MIDDLE * (surplus - self._surplus_middle)
         self._surplus_long += LONG * (surplus - self._surplus_long)
-        self._entropy_short += SHORT * (token.entropy - self._entropy_short)
+        self._entropy_short += SHORT * (entropy - self._entropy_short)
 
     def _fade(self) -> None:
         """Nothing was verified: let each average lean to the next slower one, as what was known grows old."""

@@ -55,10 +55,13 @@ class Stopper:
         # Inputs end in a 1, and weights in what it adds: b1 for the context, the context's sum for what is drafted.
         self._W_context = np.vstack([W1[:first], b1])
         self._W_drafted = np.vstack([W1[first:], b1])
-        self._W2, self._b2 = W2, b2.tolist()
+        self._context_sum = self._W_drafted[-1]
+        # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow; halves are exact
+        self._W2, (self._b_accepted, self._b_following) = W2 / 2, (b2 / 2).tolist()
         self._context, self._drafted = np.ones(first + 1, np.float32), np.ones(len(progress.NAMES) + 1, np.float32)
         self._context_buffer, self._drafted_buffer = self._context.data, self._drafted.data
         self._hidden, self._zeros = np.zeros_like(b1), np.zeros_like(b1)
+        self._answer = np.zeros_like(b2)
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: Path | str, revision: str | None = None) -> Stopper:
@@ -80,10 +83,10 @@ class Stopper:
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""
         self._pack_context(self._context_buffer, 0, *context)
-        self._context.dot(self._W_context, self._W_drafted[-1])
+        self._context.dot(self._W_context, self._context_sum)
 
     def __call__(self, drafted: Sequence[float]) -> tuple[float, float]:
-        """Return the probabilities for `Progress.features`.
+        """Return the probabilities for the features that change, `Progress.add`'s or `NOTHING`.
 
         Returns:
             That the last drafted token stands, if those before it do (of no meaning before there is one); and that
@@ -91,6 +94,6 @@ class Stopper:
         """
         self._pack_drafted(self._drafted_buffer, 0, *drafted)
         hidden = self._drafted.dot(self._W_drafted, self._hidden)
-        accepted, following = np.maximum(hidden, self._zeros, out=hidden).dot(self._W2).tolist()
-        # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow
-        return 0.5 + 0.5 * tanh(0.5 * (accepted + self._b2[0])), 0.5 + 0.5 * tanh(0.5 * (following + self._b2[1]))
+        np.maximum(hidden, self._zeros, out=hidden)
+        accepted, following = hidden.dot(self._W2, self._answer).tolist()
+        return 0.5 + 0.5 * tanh(accepted + self._b_accepted), 0.5 + 0.5 * tanh(following + self._b_following)

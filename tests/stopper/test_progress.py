@@ -10,18 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtime.policies.policy import TokenSignals
-from runtime.stopper.progress import LEAST_LOG, MOST_LEAD, NAMES, Progress
+from runtime.stopper.progress import LEAST_LOG, MOST_LEAD, NAMES, NOTHING, Progress
 
 probabilities = st.floats(0, 1)
 tokens = st.builds(TokenSignals, st.floats(0, 16), probabilities, probabilities)
 
 
 def features(drafted: list[TokenSignals]) -> dict[str, float]:
-    progress = Progress()
+    progress, values = Progress(), NOTHING
     for token in drafted:
-        progress.add(token)
+        values = progress.add(token)
     assert progress.count == len(drafted)
-    return dict(zip(NAMES, progress.features(), strict=True))
+    return dict(zip(NAMES, values, strict=True))
 
 
 @given(st.lists(tokens, min_size=1, max_size=20))
@@ -63,7 +63,7 @@ def test_two_tokens_by_hand() -> None:
 def test_a_draft_of_a_hundred_thousand_tokens_stays_finite() -> None:
     progress = Progress()
     for place in range(100_000):
-        progress.add(TokenSignals(16.0, place % 2, 0.0))
-    found = dict(zip(NAMES, progress.features(), strict=True))
+        values = progress.add(TokenSignals(16.0, place % 2, 0.0))
+    found = dict(zip(NAMES, values, strict=True))
     assert np.isfinite(list(found.values())).all()
     assert (found["log_product"], found["mean_entropy"]) == (LEAST_LOG, 16)

@@ -15,7 +15,7 @@ from runtime.policies.policy import Outcome, TokenSignals
 from runtime.replay.traces import LOOKAHEAD, Text
 from runtime.stopper import history
 from runtime.stopper.history import History
-from runtime.stopper.progress import Progress
+from runtime.stopper.progress import NOTHING, Progress
 from runtime.stopper.stopper import FEATURES
 from tests.export.stopper.traces import made_texts
 from tests.replay import tiny
@@ -78,13 +78,13 @@ def test_every_row_is_what_the_policy_would_have_known(tmp_path: Path, seed: int
         np.testing.assert_allclose(found.features[step[0], :CONTEXT], known.features(), rtol=1e-6, atol=1e-6)
         room = min(text.positions - position - 1, LOOKAHEAD)
         stands = min(text.accepted[position], room)
-        drafted_so_far = Progress()
+        progress, drafted_so_far = Progress(), NOTHING
         assert len(step) == min(stands + 1, room) + 1  # a decision after every token up to the first rejected one
         for drafted, row in enumerate(step):
             if drafted:
-                drafted_so_far.add(text.rollouts[position][drafted - 1])
+                drafted_so_far = progress.add(text.rollouts[position][drafted - 1])
             np.testing.assert_array_equal(found.features[row, :CONTEXT], found.features[step[0], :CONTEXT])
-            np.testing.assert_allclose(found.features[row, CONTEXT:], drafted_so_far.features(), rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(found.features[row, CONTEXT:], drafted_so_far, rtol=1e-6, atol=1e-6)
             accepted, following = drafted <= stands, drafted + 1 <= stands
             assert found.labels[row].tolist() == [accepted, following]
             # A token is judged if it is there and all before it stand.
