@@ -42,6 +42,8 @@ class LateDevice:
     def _idle(self) -> bool:
         if self.work:
             self._do_next()
+        elif torch.cuda.is_available():
+            torch.cuda.synchronize()  # what the tests did not hand to this device
         return not self.work
 
     def wait(self) -> None:
