@@ -203,9 +203,9 @@ def replay() -> str:
     return (
         f"Policies replayed exactly over traced greedy outputs (prompts: {prompts}) with {measured['backend']} step "
         "times: tokens per second with 95 % intervals (bootstrap over prompts), and the ratio to the fixed gamma that "
-        f"is best in hindsight ({best}). Both count the policy's own time as far as the models wait for it (the loop on "
-        f"graphs drafts a step's first token meanwhile), measured on {measured['processor']}.\n\n![Tokens per second of every policy](results/rates.svg)\n\n"
-        + table(("policy", *header), rows)
+        f"is best in hindsight ({best}). Both count the policy's own time as far as the models wait for it (the loop "
+        f"on graphs drafts a step's first token meanwhile), measured on {measured['processor']}.\n\n"
+        "![Tokens per second of every policy](results/rates.svg)\n\n" + table(("policy", *header), rows)
     )
 
 

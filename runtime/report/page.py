@@ -52,9 +52,9 @@ def _header(summary: Summary) -> str:
         f"Every policy below decoded the same {prompts:,} traced outputs ({tokens:,} tokens), exactly and greedily: "
         "all of them write the same text, and differ only in the time it takes.</p>\n"
         f'<p class="note">A step costs its measured step times ({escape(summary.backend)}) and the policy’s own '
-        "decisions, as far as the models wait for them. Every tok/s and every ratio on this page counts those: Python’s "
-        f"processor time on one thread of {escape(summary.processor)}, measured while this report was made. Nothing "
-        "else here is measured anew.</p>\n"
+        "decisions, as far as the models wait for them. Every tok/s and every ratio on this page counts those: "
+        f"Python’s processor time on one thread of {escape(summary.processor)}, measured while this report was made. "
+        "Nothing else here is measured anew.</p>\n"
         f'<div class="cards">\n{cards}\n</div>\n</header>'
     )
 
