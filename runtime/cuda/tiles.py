@@ -10,6 +10,10 @@ import triton
 
 from runtime.cuda.matrix import FLOAT, INT8, NF4, NF4_BLOCK
 
+FEW_OUTPUTS = {1: 1 << 30, 2: 6000, 3: 2500, 4: 2500}
+"""Rows → outputs up to which `few_product` is faster than tensor cores."""
+FEW_INPUTS = 2048
+"""Inputs up to which it is, for more rows than one."""
 ONCE_INPUTS = 1024
 """Inputs up to which one tile may hold all."""
 SHARED = (
@@ -52,11 +56,9 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize:
         norm: whether the inputs are normed: then one tile of all of them spares reading them twice.
         itemsize: bytes of an input.
     """
-    few_outputs = {1: outputs, 2: 6000, 3: 2500, 4: 2500}.get(rows, 0) if inputs <= 2048 or rows == 1 else 0
-    if outputs <= few_outputs:
+    if outputs <= FEW_OUTPUTS.get(rows, 0) and (rows == 1 or inputs <= FEW_INPUTS):
         return _few(triton.next_power_of_2(rows), outputs, inputs)
-    once = {NF4: 6000}.get(kind, 2500) if rows <= 8 else 2500 if rows <= 16 else 0
-    if norm and inputs <= ONCE_INPUTS and outputs <= once:
+    if norm and inputs <= ONCE_INPUTS and outputs <= _once_outputs(rows, kind):
         k = NF4_BLOCK if kind == NF4 else 128
         tile = Tiles(8 if rows <= 8 else 16, 32 if outputs > 2500 else 16, k, splits=ONCE_INPUTS // k, warps=8)
         if _shared(tile, kind, itemsize) <= SHARED:
@@ -73,6 +75,13 @@ def _few(rows: int, outputs: int, inputs: int) -> Tiles:
         return Tiles(rows, 4, 2048, splits=0, warps=8)
     k = min(max(triton.next_power_of_2(inputs), 256), 1024)  # a thread takes 8 inputs
     return Tiles(rows, 8 if outputs > 2500 or rows > 2 else 4, k, splits=0, warps=k // 256)
+
+
+def _once_outputs(rows: int, kind: int) -> int:
+    """Return up to how many outputs `once_product` is the fastest."""
+    if rows > 16:
+        return 0
+    return 6000 if kind == NF4 and rows <= 8 else 2500
 
 
 def _nf4(rows: int, outputs: int, inputs: int) -> Tiles:
