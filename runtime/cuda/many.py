@@ -68,7 +68,7 @@ def _norm_scale(x, width, real, epsilon, M: tl.constexpr):
     """Return 1 / rms of each row, float32 `[M]`."""
     C: tl.constexpr = max(4096 // M, 64)
     total = tl.zeros([M, C], tl.float32)
-    for k in tl.range(0, width, C, num_stages=4):
+    for k in tl.range(0, width, C, num_stages=4):  # so that loads do not wait for each other
         columns = (k + tl.arange(0, C))[None, :]
         tile = tl.load(x[:, None] + columns, mask=real[:, None] & (columns < width), other=0.0).to(tl.float32)
         total += tile * tile
