@@ -24,13 +24,17 @@ LEFTOVER_SECONDS = 3600.0
 
 
 def check_destination(folder: Path, package: str, files: Collection[str]) -> None:
-    """Raise SpeckvError unless `folder` is absent, empty, or holds the manifest and the files of such a package.
+    """Raise SpeckvError unless `folder` is absent, empty, or holds the manifest and the files of such a package, in a
+    place that can be written: better now than after a long fit.
 
     Args:
         folder: to be written or replaced.
         package: name of the package, as its manifest gives it.
         files: all that such a package holds; anything else is somebody's own, whatever the manifest says.
     """
+    place = next(parent for parent in folder.parents if parent.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise SpeckvError(f"cannot write {folder}: {place} is no folder that may be written; give another --output")
     if not folder.exists():
         return
     if not folder.is_dir():

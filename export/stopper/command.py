@@ -113,7 +113,10 @@ def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
     common = [backend for backend in BACKENDS if all(backend in known.get(model, {}) for model in ("draft", precision))]
     if not common:
         raise SpeckvError(f"{path}: no step times of '{precision}' and the draft on one backend: profile it")
-    return [(backend, StepTimes(known["draft"][backend], known[precision][backend])) for backend in common]
+    return [
+        (backend, StepTimes(known["draft"][backend], known[precision][backend], ahead=backend == "graph"))
+        for backend in common
+    ]
 
 
 @contextmanager

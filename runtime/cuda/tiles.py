@@ -33,8 +33,8 @@ class Tiles:
     """How a kernel divides a product: rows and outputs of a tile; its inputs, `splits` times `k`, each split's summed
     by warps of its own; warps; and the tiles that it works on or loads at a time.
 
-    With one stage all inputs are one tile of several splits (`once_product`). With 0 splits it is `few_product` that works on `k` inputs
-    at a time.
+    With one stage all inputs are one tile of several splits (`once_product`). With 0 splits it is `few_product` that
+    works on `k` inputs at a time.
     """
 
     m: int

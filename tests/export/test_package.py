@@ -201,6 +201,22 @@ def test_a_manifest_of_something_else_is_none(manifest: str, exported: Path, tmp
         check_destination(tmp_path / "package", PACKAGE_NAME, FILES)
 
 
+@pytest.mark.parametrize("below", ["package", "deeper/package"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_fitted(
+    below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("something was read")
+
+    monkeypatch.setattr("export.predictor.command.read_records", never)
+    (tmp_path / "file").touch()
+    assert run("--records", tmp_path / "own.csv", "--output", tmp_path / "file" / below) == 2
+    assert f"{tmp_path / 'file'} is no folder that may be written" in capsys.readouterr().err
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    assert run("--records", tmp_path / "own.csv", "--output", tmp_path / below) == 2
+    assert f"{tmp_path} is no folder that may be written" in capsys.readouterr().err
+
+
 def test_files_empty_folders_links_and_bare_manifests(
     own_pickle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
