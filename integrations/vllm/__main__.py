@@ -15,13 +15,13 @@ from integrations.vllm.draft_folder import export_draft
 from integrations.vllm.plan import SCHEDULER, Entry, Plan, make_plan
 from runtime.commands.arguments import Subparsers, add_command
 from runtime.errors import SpeckvError, refused
-from runtime.terminal import open_console
+from runtime.terminal import discard_output, open_console
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return its exit code (2 for bad input)."""
+    """Run one command; return its exit code (2 for bad input, 130 for an interrupt, 141 for a reader that has left)."""
     parser = argparse.ArgumentParser(
         prog="python -m integrations.vllm", description="Run the controller inside vLLM.", allow_abbrev=False
     )
@@ -30,8 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _add_export_draft(subparsers)
     options = parser.parse_args(arguments)
     try:
-        code: int = options.run(options)
-        return code
+        try:
+            code: int = options.run(options)
+            return code
+        finally:
+            sys.stdout.flush()  # here, where a failure has an exit code of its own
+    except BrokenPipeError:
+        discard_output()
+        return 141
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("torch", "transformers", "accelerate", "safetensors"):
             raise

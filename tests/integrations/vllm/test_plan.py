@@ -176,3 +176,22 @@ def test_an_exported_draft_is_the_draft(target_folder: Path, tmp_path: Path) -> 
         assert torch.equal(exported(ids).logits, load_draft("early-exit:1", target).eval()(ids).logits)
     assert exported.config.num_hidden_layers == 1
     assert AutoTokenizer.from_pretrained(output).get_vocab() == target.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"), [(KeyboardInterrupt, 130, "interrupted\n"), (BrokenPipeError, 141, "")]
+)
+def test_an_interrupt_and_a_reader_that_leaves_end_in_no_traceback(
+    error: type[BaseException],
+    code: int,
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def end(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("integrations.vllm.__main__.make_plan", end)
+    monkeypatch.setattr("integrations.vllm.__main__.discard_output", lambda: None)
+    assert main(["plan", "--profile", "any"]) == code
+    assert capsys.readouterr().err == said
