@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from runtime.commands.arguments import Subparsers, add_command, add_pair, whole_number
 from runtime.policies.registry import NAMES, TIMED, make_policy
 from runtime.prompts import Prompt, read_prompts
+from runtime.rows import RowsFile
 from runtime.terminal import open_console
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ ROWS = (1, 4, 16, 64)
 MOST_TEXTS = 2**16
 """What each gave is kept until all have ended."""
 POLICIES = ("none", "fixed:3", "adaptive")
+NAMES_OF_A_ROW = ("target", "draft", "device", "precision", "rows", "policy")
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -58,6 +60,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--max-new-tokens", type=whole_number(1), default=128, metavar="N", help="of each text")
     parser.add_argument("--repeats", type=whole_number(1), default=3, metavar="N", help="timed runs of all texts")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="JSON",
+        help="keep each measurement here as soon as it is there; those of other pairs, devices, precisions, rows and "
+        "policies in the file stay",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -66,6 +75,7 @@ def run(options: argparse.Namespace) -> int:
         if name not in TIMED:
             make_policy(name, "fp16")  # refuses a wrong name before any model is loaded
     prompts = read_prompts(options.prompts)
+    kept = RowsFile(options.output, "throughput", NAMES_OF_A_ROW) if options.output else None
     from rich.progress import Progress
 
     from runtime.bench.environment import environment
@@ -79,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     for precision in precisions:
         check_precision(precision)
     load = _load(options, prompts, device)
-    machine = environment(device)
+    settings = {**environment(device), **_settings(load)}
     found: list[Measurement] = []
     try:
         with Progress(console=open_console(stderr=True), transient=True) as bar:
@@ -87,11 +97,13 @@ def run(options: argparse.Namespace) -> int:
             for precision in precisions:
                 for measurement in measure(load, precision, lambda what: bar.update(task, description=what)):
                     found.append(measurement)
+                    if kept:
+                        kept.put({**settings, **dataclasses.asdict(measurement)})
                     bar.advance(task)
     finally:  # interrupted or failed, what was measured stays
         if found and options.json:
             results = [dataclasses.asdict(measurement) for measurement in found]
-            print(json.dumps({**machine, **_settings(load), "measurements": results}), flush=True)
+            print(json.dumps({**settings, "measurements": results}), flush=True)
         elif found:
             _print_tables(found, load)
     return 0

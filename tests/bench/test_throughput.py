@@ -48,14 +48,15 @@ def test_more_texts_than_prompts(target_folder: Path, tmp_path: Path, capsys: py
 
 
 @pytest.mark.parametrize("form", ["--json", "table"])
-def test_an_interrupted_run_prints_what_is_finished(
+def test_an_interrupted_run_prints_and_keeps_what_is_finished(
     target_folder: Path,
     prompts_file: Path,
+    tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     form: str,
 ) -> None:
-    measure = throughput.measure
+    measure, kept = throughput.measure, tmp_path / "kept.json"
 
     def interrupted(*given: object) -> Iterator[throughput.Measurement]:
         measurements = measure(*given)  # type: ignore[arg-type]
@@ -65,7 +66,13 @@ def test_an_interrupted_run_prints_what_is_finished(
 
     monkeypatch.setattr(throughput, "measure", interrupted)
     more = ["--json"] if form == "--json" else []
-    assert main(arguments(target_folder, prompts_file, "--repeats", "1", *more)) == 130
+    given = arguments(target_folder, prompts_file, "--repeats", "1", "--output", str(kept), *more)
+    assert main(given) == 130
+    rows = json.loads(kept.read_text())["rows"]
+    assert [(row["rows"], row["policy"], row["precision"]) for row in rows] == [
+        (1, "none", "fp32"),
+        (1, "fixed:2", "fp32"),
+    ]
     output = capsys.readouterr().out
     if form == "--json":
         assert [m["policy"] for m in json.loads(output)["measurements"]] == ["none", "fixed:2"]
