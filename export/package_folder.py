@@ -32,7 +32,7 @@ def check_destination(folder: Path, package: str, files: Collection[str]) -> Non
         package: name of the package, as its manifest gives it.
         files: all that such a package holds; anything else is somebody's own, whatever the manifest says.
     """
-    place = next(parent for parent in folder.parents if parent.exists())
+    place = next((parent for parent in folder.parents if os.access(parent, os.F_OK)), folder)  # which never raises
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise SpeckvError(f"cannot write {folder}: {place} is no folder that may be written; give another --output")
     if not folder.exists():

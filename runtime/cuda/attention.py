@@ -130,14 +130,16 @@ def _attend(
     tl.debug_barrier()
     before = tl.atomic_add(arrived + block, 1)
     if before == SPLITS - 1:
+        # All at once if they are few: their loads need not wait for each other, but code and registers grow with them.
+        AT_ONCE: tl.constexpr = SPLITS if SPLITS <= 17 else 8
         base = parts + (block * SPLITS).to(tl.int64) * size
         peak = tl.full([ROWS], -1.0e30, tl.float32)
-        for other in tl.static_range(SPLITS):
+        for other in tl.range(0, SPLITS, loop_unroll_factor=AT_ONCE):
             peak = tl.maximum(peak, tl.load(base + other * size + rows, cache_modifier=".cg"))
         total = tl.zeros([ROWS], tl.float32)
         sum1 = tl.zeros([ROWS, HALF], tl.float32)
         sum2 = tl.zeros([ROWS, HALF], tl.float32)
-        for other in tl.static_range(SPLITS):
+        for other in tl.range(0, SPLITS, loop_unroll_factor=AT_ONCE):
             part = base + other * size
             fade = tl.exp(tl.load(part + rows, cache_modifier=".cg") - peak)
             total += fade * tl.load(part + ROWS + rows, cache_modifier=".cg")

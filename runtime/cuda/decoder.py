@@ -86,6 +86,10 @@ class Decoder:
 
 
 def _splits(heads: int, capacity: int) -> int:
-    """Return the programs of a head: 5 shares of 400 cached positions and 16 of 4000 were fastest or nearly so on an
-    H200, and one more is the new tokens."""
-    return max(1, min(math.isqrt(capacity) // 4, MOST_PROGRAMS // heads)) + 1
+    """Return the programs of a head: one for the new tokens, and shares of the cached positions.
+
+    5 shares of 400 positions and 16 of 4000 were fastest or nearly so on an H200. Many are multiples of four, so that
+    texts of about the same length need the same kernels.
+    """
+    shares = max(1, min(math.isqrt(capacity) // 4, MOST_PROGRAMS // heads))
+    return (shares if shares < 8 else shares // 4 * 4) + 1

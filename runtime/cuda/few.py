@@ -1,6 +1,6 @@
 """Products of few rows on a GPU's plain cores: weights go from memory to registers alone, eight inputs to a thread.
 
-Tensor cores multiply tiles of 16 rows at least, which takes shared memory and the time to fill it. Up to a few rows
+Tensor cores multiply tiles of 8 rows at least, which takes shared memory and the time to fill it. Up to a few rows
 that is more than the sums themselves take.
 """
 

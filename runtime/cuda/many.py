@@ -83,6 +83,7 @@ def _multiplied(
     """Add a tile's product to `total`, `[B, N, M]`, of one part `[N, M]`; NF4's scales scale their blocks' sums."""
     w = _weights(stored, code, tile.dtype, KIND, B, N, C)
     if B == 1:
+        tl.static_assert(KIND != 2)
         return tl.dot(tl.reshape(w, [N, C]), tl.trans(tl.reshape(tile, [M, C])), total, input_precision="ieee")
     elif KIND == 2:
         return total + tl.dot(w, tl.permute(tile, (0, 2, 1)), input_precision="ieee") * peak[:, :, None]

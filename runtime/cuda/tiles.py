@@ -4,6 +4,7 @@ models of 135 M to 3 B; no more shared memory than a device has."""
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 import triton
@@ -16,14 +17,8 @@ FEW_INPUTS = 2048
 """Inputs up to which it is, for more rows than one."""
 ONCE_INPUTS = 1024
 """Inputs up to which one tile may hold all."""
-SHARED = (
-    227 << 10
-    if not torch.cuda.is_available()
-    else int(
-        getattr(torch.cuda.get_device_properties(0), "shared_memory_per_block_optin", 99 << 10)  # missing in its types
-    )
-)
-"""Bytes of shared memory that a program may have."""
+SUMS = 4 << 10
+"""Bytes of shared memory for what programs sum up in it, about."""
 STORED = {FLOAT: 1.0, INT8: 1.0, NF4: 0.5}
 """Bytes of a weight; of FLOAT, those of an input."""
 
@@ -61,13 +56,24 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize:
     if norm and inputs <= ONCE_INPUTS and outputs <= _once_outputs(rows, kind):
         k = NF4_BLOCK if kind == NF4 else 128
         tile = Tiles(8 if rows <= 8 else 16, 32 if outputs > 2500 else 16, k, splits=ONCE_INPUTS // k, warps=8)
-        if _shared(tile, kind, itemsize) <= SHARED:
+        if _taken(tile, kind, itemsize) <= shared_memory():
             return tile
     if kind == NF4:
         tile = _nf4(rows, outputs, inputs)
     else:
         tile = _up_to_eight(outputs, inputs, norm) if rows <= 8 else _more(rows, outputs, inputs)
     return _fitting(tile, kind, itemsize)
+
+
+def shared_memory() -> int:
+    """Return the bytes of shared memory that a program may have on the current device; an H200's without one."""
+    return _shared_memory(torch.cuda.current_device()) if torch.cuda.is_available() else 227 << 10
+
+
+@cache
+def _shared_memory(device: int) -> int:
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 99 << 10))  # torch's types do not have it
 
 
 def _few(rows: int, outputs: int, inputs: int) -> Tiles:
@@ -116,7 +122,7 @@ def _more(rows: int, outputs: int, inputs: int) -> Tiles:
 
 def _fitting(tile: Tiles, kind: int, itemsize: int) -> Tiles:
     """Return the tile with fewer stages, then rows, then outputs, where there is too little shared memory for it."""
-    while _shared(tile, kind, itemsize) > SHARED:
+    while _taken(tile, kind, itemsize) > shared_memory():
         if tile.stages > 2:
             tile = replace(tile, stages=tile.stages - 1)
         elif tile.m > 8:
@@ -128,9 +134,9 @@ def _fitting(tile: Tiles, kind: int, itemsize: int) -> Tiles:
     return tile
 
 
-def _shared(tile: Tiles, kind: int, itemsize: int) -> float:
-    """Return about how many bytes of shared memory a program takes: what is loaded, and a tile as it is multiplied."""
+def _taken(tile: Tiles, kind: int, itemsize: int) -> float:
+    """Return the bytes of shared memory that a program takes: what is loaded, and a tile as it is multiplied."""
     inputs = tile.k * tile.splits
     loaded = inputs * (tile.n * STORED[kind] * (itemsize if kind == FLOAT else 1) + tile.m * itemsize)
     multiplied = inputs * (tile.n + tile.m) * itemsize
-    return max(tile.stages - 1, 0) * loaded + multiplied
+    return (tile.stages - 1) * loaded + multiplied + SUMS

@@ -9,7 +9,9 @@ from runtime.replay.traces import Text
 
 
 class Oracle:
-    """Drafts exactly the tokens that will be accepted: nothing is ever drafted in vain.
+    """Drafts exactly the tokens that will be accepted.
+
+    Nothing is drafted in vain, but for the token that a loop on graphs drafts before it asks (`StepTimes.ahead`).
 
     It follows the texts of a replay in their order, so an oracle serves one replay.
     """

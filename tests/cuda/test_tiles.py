@@ -15,7 +15,7 @@ INPUTS = (64, 576, 960, 1088, 2048, 3072, 8192)
 @pytest.mark.parametrize("kind", [FLOAT, INT8, NF4])
 @pytest.mark.parametrize("rows", [1, 2, 3, 5, 9, 17, 65, 129])
 def test_divisions(rows: int, kind: int, shared: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARED", shared)
+    monkeypatch.setattr(module, "shared_memory", lambda: shared)
     for inputs in INPUTS:
         for outputs in (100, 2600, 5600, 7000):
             for norm in (False, True):
@@ -32,8 +32,8 @@ def test_divisions(rows: int, kind: int, shared: int, monkeypatch: pytest.Monkey
 
 
 def test_less_shared_memory_gives_smaller_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SHARED", 227 << 10)
+    monkeypatch.setattr(module, "shared_memory", lambda: 227 << 10)
     most = tiles(300, 8192, 4096, FLOAT, False, 2)
-    monkeypatch.setattr(module, "SHARED", 48 << 10)
+    monkeypatch.setattr(module, "shared_memory", lambda: 48 << 10)
     less = tiles(300, 8192, 4096, FLOAT, False, 2)
     assert less.stages < most.stages or less.m < most.m

@@ -201,6 +201,11 @@ def test_a_manifest_of_something_else_is_none(manifest: str, exported: Path, tmp
         check_destination(tmp_path / "package", PACKAGE_NAME, FILES)
 
 
+def test_the_root_folder_is_no_package(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--records", tmp_path / "own.csv", "--output", "/") == 2
+    assert "is not a speckv-mlp16 package" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("below", ["package", "deeper/package"])
 def test_a_place_that_cannot_be_written_is_refused_before_anything_is_fitted(
     below: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -212,7 +217,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything_is_fitted(
     (tmp_path / "file").touch()
     assert run("--records", tmp_path / "own.csv", "--output", tmp_path / "file" / below) == 2
     assert f"{tmp_path / 'file'} is no folder that may be written" in capsys.readouterr().err
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.F_OK)  # root may write anywhere
     assert run("--records", tmp_path / "own.csv", "--output", tmp_path / below) == 2
     assert f"{tmp_path} is no folder that may be written" in capsys.readouterr().err
 
