@@ -20,7 +20,8 @@ class ContenderResult:
 
     name: str
     agreement: float
-    """Share of the plain tokens that it gave, each prompt's up to the first that differs."""
+    """In fp32 the share of the plain tokens that it gave, each prompt's up to the first that differs; else the share of
+    its tokens that the target ranks first after the text before them. Of the checked runs."""
     repeats: int
     """Timed runs of each prompt at least; 0 where the checked run is the one that is timed, see `bench`."""
     limit_tokens_per_second: float
@@ -74,9 +75,10 @@ def bench(plan: Plan, precision: str, progress: Progress) -> Comparison:
     """Compare all contenders with the target in one precision.
 
     Every contender decodes each prompt once, which warms up and proves the tokens equal (in fp32; in other precisions
-    they are counted). Then the prompts are repeated and timed. Where `plan.seconds` does not last for a single round
-    of a slow contender's repeats, the run that was checked is the one that counts for it: its warm-up was a trial of
-    two tokens. A policy keeps its state from the check on, as in a server that has been up for a while.
+    those that are the target's own are counted). Then the prompts are repeated and timed. Where `plan.seconds` does not
+    last for a single round of a slow contender's repeats, the run that was checked is the one that counts for it: its
+    warm-up was a trial of two tokens. A policy keeps its state from the check on, as in a server that has been up for a
+    while.
 
     Args:
         plan: what to compare.
@@ -135,11 +137,10 @@ def _contender(
     name: str, field: LineUp, meeting: Meeting, runs: list[Runs], scores: dict[str, Score]
 ) -> ContenderResult:
     prompts = [len(ids) for ids in field.encoded[: len(runs)]]
-    plain = sum(len(meeting.reference.tokens[run.prompt]) for run in runs)
     limit = field.limit.tokens_per_second(runs, prompts)
     return ContenderResult(
         name=name,
-        agreement=sum(meeting.agreeing[name][: len(runs)]) / plain,
+        agreement=sum(meeting.agreeing[name][: len(runs)]) / meeting.compared(name),
         repeats=meeting.repeated(name),
         limit_tokens_per_second=limit,
         bandwidth_share=scores[OVERALL].tokens_per_second / limit,

@@ -18,7 +18,7 @@ class Meeting:
     """Contenders and what they decode.
 
     Args:
-        plain: gives the reference's tokens; timed only if it is one of the contenders.
+        plain: gives the reference's tokens where it is exact; timed only if it is one of the contenders.
         contenders: take turns.
         prompts: to decode.
         encoded: token ids of each prompt.
@@ -37,12 +37,13 @@ class Meeting:
     clock: Clock
     advance: Callable[[], None] = lambda: None
     agreeing: dict[str, list[int]] = field(init=False)
-    """Contender → tokens that agree with the plain ones, a prompt each, as far as they are checked."""
+    """Contender → tokens that are the target's own, a prompt each, as far as they are checked."""
 
     def __post_init__(self) -> None:
         names = [contender.name for contender in self.contenders]
         self.agreeing = {name: [] for name in names}
-        self._checked = {name: self._no_runs() for name in [*names, self.plain.name]}
+        self._first = [self.plain] if self.reference.exact or self.plain.name in names else []
+        self._checked = {contender.name: self._no_runs() for contender in (*self._first, *self.contenders)}
         self._repeated = {name: self._no_runs() for name in names}
 
     def _no_runs(self) -> list[Runs]:
@@ -61,11 +62,11 @@ class Meeting:
         """
         others = [contender for contender in self.contenders if contender.name != self.plain.name]
         for place, prompt in enumerate(self.prompts):
-            for contender in (self.plain, *others):
-                tokens, agreed = self._run(contender, place, self._checked[contender.name][place])
-                if contender.name in self.agreeing:
-                    self.agreeing[contender.name].append(agreed)
+            for contender in (*self._first, *others):
+                tokens = self._run(contender, place, self._checked[contender.name][place])
                 self.reference.tokens.setdefault(prompt.index, tokens)
+                if contender.name in self.agreeing:
+                    self.agreeing[contender.name].append(self._agreeing(contender, place, tokens))
                 self.advance()
             yield place
 
@@ -98,7 +99,9 @@ class Meeting:
             for place in range(len(self.prompts)):
                 first = turn % len(due)
                 for contender in [*due[first:], *due[:first]]:
-                    self._run(contender, place, self._repeated[contender.name][place])
+                    tokens = self._run(contender, place, self._repeated[contender.name][place])
+                    if self.reference.exact:
+                        self._agreeing(contender, place, tokens)
                     self.advance()
                 turn += 1
             yield round_
@@ -122,18 +125,25 @@ class Meeting:
         """Return how often a contender has repeated every finished prompt."""
         return min(len(runs.seconds) for runs in self._repeated[name][: self.finished])
 
-    def _run(self, contender: Contender, place: int, runs: Runs) -> tuple[list[int], int]:
-        """Run once and note it; return the tokens and how many agree."""
-        prompt, ids = self.prompts[place], self.encoded[place]
-        generation, seconds = self.clock.time(contender, ids, self.new_tokens)
+    def compared(self, name: str) -> int:
+        """Return of how many tokens `agreeing` says whether they are the target's own."""
+        finished = self._checked[name][: self.finished]
+        if self.reference.exact:
+            return sum(len(self.reference.tokens[run.prompt]) for run in finished)
+        return sum(run.tokens[0] for run in finished)
+
+    def _agreeing(self, contender: Contender, place: int, tokens: Sequence[int]) -> int:
+        return self.reference.agreeing(contender.name, self.prompts[place], self.encoded[place], tokens)
+
+    def _run(self, contender: Contender, place: int, runs: Runs) -> list[int]:
+        """Run once and note it; return the tokens."""
+        generation, seconds = self.clock.time(contender, self.encoded[place], self.new_tokens)
         tokens = generation.tokens
-        known = prompt.index in self.reference.tokens
-        agreed = self.reference.agreeing(contender.name, prompt, ids, tokens) if known else len(tokens)
         runs.seconds.append(seconds)
         runs.tokens.append(len(tokens))
         runs.steps.append(generation.steps)
         runs.drafted.append(generation.drafted)
-        return tokens, agreed
+        return tokens
 
 
 def _usual(runs: Sequence[Runs]) -> float:

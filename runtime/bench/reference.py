@@ -1,4 +1,5 @@
-"""Whether a contender's tokens are the target's own: transformers' plain greedy decoding is the reference."""
+"""Whether a contender's tokens are the target's own: those of transformers' plain greedy decoding in fp32, where both
+must be the same, and otherwise those that the target ranks first when it scores the text as a whole."""
 
 from __future__ import annotations
 
@@ -32,32 +33,43 @@ class NearTie:
 
 @dataclass
 class Reference:
-    """The plain tokens of each prompt, and what has been found beside them.
+    """What the target itself would have written, and what has been found beside it.
 
     Args:
         target: the loaded target.
-        exact: whether other tokens are an error (fp32); otherwise they are counted only.
+        exact: whether other tokens than plain decoding's are an error (fp32). Otherwise rounding chooses among several
+            right texts, and a token is right after the text before it, whatever plain decoding wrote there; those
+            are counted, in one forward pass.
     """
 
     target: Target
     exact: bool
     tokens: dict[int, list[int]] = field(default_factory=dict)
+    """Of each prompt, by plain decoding."""
     near_ties: set[NearTie] = field(default_factory=set)
 
     def agreeing(self, name: str, prompt: Prompt, ids: Sequence[int], tokens: Sequence[int]) -> int:
-        """Return how many tokens of contender `name` agree with the plain ones, up to the first that does not.
+        """Return how many tokens of contender `name` are the target's own: in fp32 up to the first that is not.
 
         Raises:
-            SpeckvError: where they have to be the same and differ by more than rounding.
+            SpeckvError: in fp32, where they differ by more than rounding.
         """
+        if not self.exact:
+            return self._first_choices(ids, tokens)
         plain = self.tokens[prompt.index]
         if list(tokens) == plain:
             return len(plain)
         pairs = enumerate(zip(tokens, plain, strict=False))
         position = next((i for i, (one, other) in pairs if one != other), min(len(tokens), len(plain)))
-        if self.exact:
-            self._excuse(name, prompt, position, ids, tokens)
+        self._excuse(name, prompt, position, ids, tokens)
         return position
+
+    def _first_choices(self, ids: Sequence[int], tokens: Sequence[int]) -> int:
+        """Return how many tokens the target ranks first after the text before them."""
+        scorer = CachedModel(self.target.model)
+        with torch.inference_mode():
+            logits = scorer.score(torch.tensor([*ids, *tokens[:-1]], device=scorer.device), keep=len(tokens))
+        return int((logits.argmax(-1).cpu() == torch.tensor(tokens)).sum())
 
     def _excuse(self, name: str, prompt: Prompt, position: int, ids: Sequence[int], tokens: Sequence[int]) -> None:
         """Note a near tie, or raise."""

@@ -59,12 +59,33 @@ def test_other_tokens_are_an_error_that_says_where(
         check(meeting(target, [plain, Changed(plain, change)]))
 
 
-def test_in_other_precisions_they_are_counted(target: Target) -> None:
+def test_in_other_precisions_the_targets_own_choices_are_counted_without_decoding_plainly(target: Target) -> None:
     plain = Plain(target)
-    late = Changed(plain, lambda tokens: [*tokens[:5], other(tokens[5]), *tokens[6:]])
-    together = meeting(target, [plain, late], exact=False)
+    lossless = Changed(plain, lambda tokens: tokens)
+    never = Scripted("plain", [1, 2], log := [])
+    together = meeting(target, [lossless], exact=False)
+    together = Meeting(
+        never, [lossless], PROMPTS, together.encoded, NEW, Reference(target, exact=False), together.clock
+    )
     check(together)
-    assert together.agreeing == {"transformers": [12, 12], "changed": [5, 5]}
+    all_repeat(together, 2)
+    assert not log
+    assert together.checks == len(PROMPTS)
+    assert together.agreeing == {"changed": [12, 12]}
+    assert together.compared("changed") == 24
+
+
+def test_a_choice_is_right_after_the_text_before_it_whatever_stood_there(target: Target) -> None:
+    plain, at = Plain(target), 5
+    own = plain.run(target.encode(PROMPTS[0].text), NEW).tokens
+    wrong = [*own[:at], other(own[at])]
+    after = plain.run([*target.encode(PROMPTS[0].text), *wrong], NEW - len(wrong)).tokens
+    log: list[str] = []
+    together = meeting(target, [Scripted("a", [*wrong, *after], log), Scripted("b", own[:3], log)], exact=False)
+    together.prompts, together.encoded = PROMPTS[:1], together.encoded[:1]
+    assert list(together.check()) == [0]
+    assert together.agreeing == {"a": [NEW - 1], "b": [3]}
+    assert [together.compared(name) for name in ("a", "b")] == [NEW, 3]
 
 
 def test_a_difference_while_timing_is_an_error_too(target: Target) -> None:
