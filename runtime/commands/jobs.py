@@ -46,7 +46,13 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name traces, step times and policies."""
     parser.add_argument("--traces", type=Path, nargs="+", required=True, metavar="NPZ")
     parser.add_argument("--step-times", type=Path, required=True, metavar="JSON", help="step_times_ms.json")
-    parser.add_argument("--backend", choices=BACKENDS, default="eager", help="whose step times (default: eager)")
+    parser.add_argument(
+        "--backend",
+        choices=BACKENDS,
+        default="eager",
+        help="whose step times (default: eager); with those of graphs, what a policy does before it drafts is hidden "
+        "behind the token that their loop drafts ahead, and one drafted for nothing counts",
+    )
     parser.add_argument(
         "--policies", nargs="+", default=DEFAULT_POLICIES, metavar="POLICY", help=f"{NAMES}, oracle (default: each)"
     )
