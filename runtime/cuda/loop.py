@@ -64,10 +64,10 @@ def speculate_texts(
     forward.
 
     A policy that weighs time does so with the milliseconds of calls on all rows. That is its row's share of them times
-    the number of rows, and a common factor changes no decision; but a row that alone goes on drafting makes all others
-    wait for it, and one that stops before the others saves nothing. It weighs as if all rows did as it does. Of a
-    step's measured milliseconds only the rows that drafted furthest are told; they are NaN to the others, and to all
-    after prompts have been read.
+    the number of rows, and a common factor changes no decision; but it weighs as if all rows did as it does, and a row
+    that alone goes on drafting makes all others wait for it. So such policies (`Policy`'s `weighs_time`) get a further
+    token where half of the rows want one; others get what they ask for. Of a step's measured milliseconds only the
+    rows that drafted furthest are told; they are NaN to the others, and to all after prompts have been read.
 
     Args:
         pair: with a row for each policy at least.
@@ -258,12 +258,15 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
     """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
     for row in rows:
         row.begin_step(pair.longest)
-    rows = [row for row in rows if not row.guarded.draft_failed]
+    rows = drafting = [row for row in rows if not row.guarded.draft_failed]
     unseen = max((row.unseen for row in rows), default=1)
     read: list[Drawn] = []
     while further := [row for row in rows if row.drafts_on()]:
-        longest = max([row.goal for row in further])
-        begun, failure = _begin(pair, rows, begun, longest, unseen)
+        longest = _wanted(drafting, further)
+        further = [row for row in further if len(row.proposed) < longest]
+        if not further:
+            break
+        begun, failure = _begin(pair, further, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
         for row in further:
@@ -273,6 +276,12 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
             break
         rows = further
     return begun
+
+
+def _wanted(rows: Sequence[_Row], further: Sequence[_Row]) -> int:
+    """Return how many tokens to draft before asking again: what half of `rows` want, and who does not weigh time."""
+    goals = sorted([max(row.goal, len(row.proposed)) for row in rows], reverse=True)
+    return max([goals[(len(goals) - 1) // 2], *(row.goal for row in further if not row.guarded.weighs_time)])
 
 
 def _begin(

@@ -23,6 +23,7 @@ class Adaptive:
     """
 
     name = "adaptive"
+    weighs_time = True
     TRIALS = 0.01
     """Share of the time that trials may lose to plain decoding."""
     SAVED = 10

@@ -19,6 +19,7 @@ class Bandit:
     """
 
     name = "bandit"
+    weighs_time = True
     ARMS = (1, 2, 3, 4)
     WARM_UP = 2 * len(ARMS)
 

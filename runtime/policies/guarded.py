@@ -34,6 +34,11 @@ class Guarded:
         self._slow = 0
         self._shown = Drafted()
 
+    @property
+    def weighs_time(self) -> bool:
+        """See `Policy`."""
+        return bool(getattr(self.policy, "weighs_time", False))
+
     def begin(self) -> None:
         """Start the text."""
         self._tell(self.policy.begin)

@@ -75,6 +75,9 @@ class Policy(Protocol):
 
     Losslessness (Leviathan 2023) asks that every token drawn is verified. A policy cannot break this: it only says
     how long the draft becomes, and what is drafted is always verified.
+
+    Its class may say `weighs_time = True`: among many rows such a policy may be given less than it asks for, where
+    drafting on for it would cost the others more (`runtime.cuda.loop`).
     """
 
     name: str

@@ -17,6 +17,7 @@ class SpecKVCost(Memoryless):
     """
 
     name = "speckv-cost"
+    weighs_time = True
 
     def __init__(self, selector: GammaSelector, compression: str | int, times: StepTimes) -> None:
         self.selector = selector

@@ -18,6 +18,7 @@ class Throughput:
     """
 
     name = "throughput"
+    weighs_time = True
     LENGTHS = range(1, 9)
     MEMORY = 0.95
     FIRST_RATE, FIRST_WEIGHT = 0.7, 4.0

@@ -96,6 +96,36 @@ def test_a_draft_catches_up_beside_a_new_text(models: Pair) -> None:
     assert [step.gamma for step in found[0]][3] == 3
 
 
+class Timed(Fixed):
+    """A policy of which the loop believes that it weighs time."""
+
+    weighs_time = True
+
+
+@pytest.mark.parametrize(
+    ("policies", "gammas"),
+    [
+        ([Timed(4), Timed(1), Timed(1), Timed(0)], [1, 1, 1, 0]),
+        ([Timed(4), Timed(3), Timed(1), Timed(0)], [3, 3, 1, 0]),
+        ([Timed(2), Timed(0), Timed(0), Timed(0)], [0, 0, 0, 0]),
+        ([Timed(4), Fixed(2), Timed(0), Timed(0)], [2, 2, 0, 0]),
+        ([Fixed(4), Timed(3), Timed(0), Timed(0)], [4, 3, 0, 0]),
+        ([Timed(4), Timed(0)], [4, 0]),
+        ([Timed(4), Timed(0), Timed(0)], [0, 0, 0]),
+        ([Timed(4)], [4]),
+    ],
+)
+def test_those_that_weigh_time_draft_on_where_half_of_the_rows_do(
+    models: Pair, policies: list[Policy], gammas: list[int]
+) -> None:
+    texts = [Text(prompt, 7) for prompt in prompts(3, 4, 5, 6)[: len(policies)]]
+    found = side_by_side(GraphPair(*models, len(policies), 13, 4), texts, policies)
+    assert [steps[0].gamma for steps in found] == gammas
+    for steps, text in zip(found, texts, strict=True):
+        plain = [token for step in alone(models, text, Fixed(0)) for token in step.tokens]
+        assert [token for step in steps for token in step.tokens] == plain
+
+
 def test_rows_that_are_free_take_the_next_texts(models: Pair) -> None:
     first, second, third, *others = prompts(5, 11, 1, 3, 9)
     whole = [token for step in alone(models, Text(second, 8), Fixed(2)) for token in step.tokens]
