@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
     """
 
     gamma: int
-    """Tokens drafted; less than the policy asked for where the text's end was near."""
+    """Tokens drafted; less than the policy asked for where the text's end was near, or among many rows (`Policy`)."""
     accepted: int
     """Drafted tokens that stand, in [0, gamma]."""
     target_entropy: float = math.nan
