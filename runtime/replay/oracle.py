@@ -9,14 +9,14 @@ from runtime.replay.traces import Text
 
 
 class Oracle:
-    """Drafts exactly the tokens that will be accepted.
-
-    Nothing is drafted in vain, but for the token that a loop on graphs drafts before it asks (`StepTimes.ahead`).
+    """Drafts exactly the tokens that will be accepted: nothing is ever drafted in vain.
 
     It follows the texts of a replay in their order, so an oracle serves one replay.
     """
 
     name = "oracle"
+    foresees = True
+    """A loop that drafts ahead (`StepTimes.ahead`) would have been told not to, where it is for nothing."""
 
     def __init__(self, texts: Sequence[Text]) -> None:
         self._texts = iter(texts)

@@ -70,7 +70,7 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
         limit = min(text.positions - position - 1, LOOKAHEAD)
         drafted = Drafted()
         goal = min(clock.between(policy.gamma, drafted), limit)
-        clock.begin_step(goal)
+        clock.begin_step(goal > 0 or getattr(policy, "foresees", False))
         while goal > drafted.count:
             drafted.tokens += text.rollouts[position][drafted.count : goal]
             goal = min(clock.within(policy.gamma, drafted), limit)
@@ -110,11 +110,11 @@ class _Clock:
         self.policy_ms += milliseconds
         return answer
 
-    def begin_step(self, goal: int) -> None:
-        """Account for what passed since the last verification, now that the step drafts up to `goal` tokens first."""
+    def begin_step(self, drafts: bool) -> None:
+        """Account for what passed since the last verification, now that it is known whether the step drafts."""
         hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
         self.policy_ms += max(self.between_ms - hidden, 0.0)
-        self.model_ms += hidden if goal <= 0 else 0.0
+        self.model_ms += 0.0 if drafts else hidden
         self.between_ms = 0.0
 
     def end_step(self, outcome: Outcome, might_draft: bool) -> None:
