@@ -190,3 +190,11 @@ def test_a_draft_begun_ahead_for_nothing_costs_its_forward() -> None:
     for_nothing = sum(bool(n) and not following for n, following in itertools.pairwise(drafted))
     assert for_nothing
     assert alternating.model_ms == pytest.approx(known.model_ms + for_nothing * TIMES.draft_ms(2))
+
+
+def test_an_oracles_loop_drafts_nothing_ahead_in_vain() -> None:
+    texts = [text([2, 0, 9, 0, 0, 1, 0, 0])]
+    (known,) = replay(texts, Oracle(texts), TIMES)
+    (ahead,) = replay(texts, Oracle(texts), StepTimes(TIMES.draft, TIMES.target, ahead=True))
+    assert any(step.gamma and not following.gamma for step, following in itertools.pairwise(known.steps))
+    assert ahead.model_ms == known.model_ms
