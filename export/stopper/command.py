@@ -23,7 +23,7 @@ from export.stopper.package import FILES, check_parity, package_files
 from runtime.commands.arguments import LARGEST_SEED, whole_number
 from runtime.contract import PRECISIONS, STOPPER_NAME
 from runtime.errors import SpeckvError
-from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times
+from runtime.policies.step_times import BACKENDS, StepTimes, read_all_step_times, read_step_times
 from runtime.replay.traces import Text
 from runtime.terminal import open_console
 
@@ -113,10 +113,7 @@ def _times(path: Path, precision: str) -> list[tuple[str, StepTimes]]:
     common = [backend for backend in BACKENDS if all(backend in known.get(model, {}) for model in ("draft", precision))]
     if not common:
         raise SpeckvError(f"{path}: no step times of '{precision}' and the draft on one backend: profile it")
-    return [
-        (backend, StepTimes(known["draft"][backend], known[precision][backend], ahead=backend == "graph"))
-        for backend in common
-    ]
+    return [(backend, read_step_times(path, precision, backend)) for backend in common]
 
 
 @contextmanager

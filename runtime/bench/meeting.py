@@ -64,7 +64,8 @@ class Meeting:
         for place, prompt in enumerate(self.prompts):
             for contender in (*self._first, *others):
                 tokens = self._run(contender, place, self._checked[contender.name][place])
-                self.reference.tokens.setdefault(prompt.index, tokens)
+                if contender is self.plain:
+                    self.reference.tokens[prompt.index] = tokens
                 if contender.name in self.agreeing:
                     self.agreeing[contender.name].append(self._agreeing(contender, place, tokens))
                 self.advance()

@@ -67,11 +67,7 @@ class Adaptive:
         self.stopper.begin_step(self.history.features())
         _, following = self.stopper(NOTHING)
         self.pays = self.price.length(following) > 0
-        return int(self.pays or self.budget_ms >= self._trial_ms(following))
-
-    def _trial_ms(self, following: float) -> float:
-        """Milliseconds that a step of one token is expected to take longer than decoding its tokens plainly would."""
-        return self.times.step_ms(1, self.pending) - (following + 1) * self.times.step_ms(0)
+        return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""
@@ -88,9 +84,13 @@ class Adaptive:
 
     def _book(self, outcome: Outcome) -> None:
         """Earn the share of a step for trials, less what it did lose as one (what a trial gains is earned, too)."""
-        step_ms, plain_ms = self.times.step_ms(outcome.gamma, self.pending), self.times.step_ms(0)
-        lost_ms = step_ms - (outcome.accepted + 1) * plain_ms
-        self.budget_ms = min(self.budget_ms + self.TRIALS * step_ms - lost_ms, self.SAVED * plain_ms)
+        earned_ms = self.TRIALS * self.times.step_ms(outcome.gamma, self.pending)
+        lost_ms = self._loss_ms(outcome.gamma, outcome.accepted)
+        self.budget_ms = min(self.budget_ms + earned_ms - lost_ms, self.SAVED * self.times.step_ms(0))
+
+    def _loss_ms(self, gamma: int, accepted: float) -> float:
+        """Milliseconds that a step takes longer than decoding its tokens plainly would."""
+        return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
 
     def _reprice(self) -> None:
         """Tabulate the price of a token at the times of late."""

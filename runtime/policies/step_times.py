@@ -85,11 +85,11 @@ class RunningTimes(StepTimes):
 
     def draft_ms(self, tokens: int = 1) -> float:
         """Milliseconds of one draft forward on `tokens` ≥ 1, as of late."""
-        return self.draft_scale * self._draft[tokens if tokens < self.WIDEST else self.WIDEST]
+        return self.draft_scale * super().draft_ms(tokens)
 
     def target_ms(self, tokens: int) -> float:
         """Milliseconds of one target forward on `tokens` ≥ 1, as of late."""
-        return self.target_scale * self._target[tokens if tokens < self.WIDEST else self.WIDEST]
+        return self.target_scale * super().target_ms(tokens)
 
     def observe(self, outcome: Outcome, pending: int = 1) -> None:
         """Learn from the measured milliseconds of a step; unknown ones (NaN) change nothing.

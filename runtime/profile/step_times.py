@@ -19,7 +19,7 @@ DRAFT_WIDTHS = (1, 2)
 TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 """Tokens q in one call; a draft also takes two after a step whose tokens were all accepted."""
 GRAPH_WIDTHS = (1, 2, 3, 4, 5, 9, 13, 17)
-"""Likewise on the fast loop, whose kernels work on 1, 2 or 4 tokens, or on 16 and more."""
+"""Likewise on the fast loop, whose kernels work on 1, 2, 4 or 8 tokens, or on 16 and more."""
 REPEATS = 15
 BATCH_WIDTHS = (33, 65, 129, 257)
 """What an engine that verifies many texts at once puts into one call of the target."""
