@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from runtime.cuda.direct import direct_product
 from runtime.cuda.few import few_product
 from runtime.cuda.launch import EARLY
-from runtime.cuda.many import many_product, once_product
+from runtime.cuda.many import many_product
 from runtime.cuda.matrix import Matrix
 from runtime.cuda.tiles import Tiles, tiles
 
@@ -20,13 +21,11 @@ from runtime.cuda.tiles import Tiles, tiles
 @triton.jit
 def _product(
     x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, ONCE: tl.constexpr,
+    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr, PIECES: tl.constexpr,
 ):  # fmt: skip
     """Return norm(x) · Wᵀ, float32 `[M, N]`: `x` `[M]`, `weight` and `scale` `[N]` point at rows' first elements."""
     if B == 0:
-        return few_product(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, M, N, C, ONCE)
-    elif STAGES == 1:
-        return once_product(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, B, M, N, C)
+        return few_product(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, M, N, C, PIECES == 1)
     else:
         return many_product(x, gain, epsilon, width, real, weight, scale, code, KIND, NORM, EARLY, B, M, N, C, STAGES)
 
@@ -47,7 +46,7 @@ def _linear(
     w0, s0, b0, n0, w1, s1, b1, n1, w2, s2, b2, n2,
     code, out, out_stride, KIND: tl.constexpr, BIAS: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr,
     EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
-    ONCE: tl.constexpr,
+    PIECES: tl.constexpr,
 ):  # fmt: skip
     """out[:, n] (+)= norm(x) · Wᵀ for up to three matrices, whose outputs lie beside each other."""
     # Programs that share weights are neighbours, so that those are read once, however many rows there are.
@@ -63,11 +62,17 @@ def _linear(
     loaded = tl.minimum(columns, count - 1)
     row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
-    total = _product(
-        x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
-        weight + loaded.to(tl.int64) * _bytes(width, KIND), scale + loaded * (width // 64), code,
-        KIND, NORM, EARLY, B, M, N, C, STAGES, ONCE,
-    )  # fmt: skip
+    if STAGES == 0:
+        total, _ = direct_product(
+            x, x_stride, tl.program_id(0) * M, rows, gain, epsilon, width, weight, scale, weight, scale, block * N,
+            count, code, KIND, NORM, False, EARLY, B, M, N, C, PIECES,
+        )  # fmt: skip
+    else:
+        total = _product(
+            x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
+            weight + loaded.to(tl.int64) * _bytes(width, KIND), scale + loaded * (width // 64), code,
+            KIND, NORM, EARLY, B, M, N, C, STAGES, PIECES,
+        )  # fmt: skip
     dtype: tl.constexpr = x.dtype.element_ty
     result = _finish(total, scale, bias, loaded, KIND, BIAS, dtype)
     mask = real[:, None] & (columns < count)[None, :]
@@ -91,25 +96,31 @@ def _gated(
     x, x_stride, gain, epsilon, rows, width,
     w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr,
     EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
-    ONCE: tl.constexpr,
+    PIECES: tl.constexpr,
 ):  # fmt: skip
     """out = silu(norm(x) · W0ᵀ) · (norm(x) · W1ᵀ)."""
-    half: tl.constexpr = N // 2
+    half: tl.constexpr = N if STAGES == 0 else N // 2
     columns = tl.program_id(1) * half + tl.arange(0, half)
     loaded = tl.minimum(columns, count - 1)
-    # One product: a tile's outputs are those of the gate, then the same ones of W1.
-    both = tl.arange(0, N)
-    own = tl.minimum(tl.program_id(1) * half + both % half, count - 1)
-    offset = own.to(tl.int64) * _bytes(width, KIND)
     row = tl.program_id(0) * M + tl.arange(0, M)
     real = row < rows
-    total = _product(
-        x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
-        tl.where(both < half, w0 + offset, w1 + offset),
-        tl.where(both < half, s0 + own * (width // 64), s1 + own * (width // 64)), code,
-        KIND, True, EARLY, B, M, N, C, STAGES, ONCE,
-    )  # fmt: skip
-    gate, up = tl.split(tl.permute(tl.reshape(total, [M, 2, half]), (0, 2, 1)))
+    if STAGES == 0:
+        gate, up = direct_product(
+            x, x_stride, tl.program_id(0) * M, rows, gain, epsilon, width, w0, s0, w1, s1, tl.program_id(1) * N,
+            count, code, KIND, True, True, EARLY, B, M, N, C, PIECES,
+        )  # fmt: skip
+    else:
+        # One product: a tile's outputs are those of the gate, then the same ones of W1.
+        both = tl.arange(0, N)
+        own = tl.minimum(tl.program_id(1) * half + both % half, count - 1)
+        offset = own.to(tl.int64) * _bytes(width, KIND)
+        total = _product(
+            x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
+            tl.where(both < half, w0 + offset, w1 + offset),
+            tl.where(both < half, s0 + own * (width // 64), s1 + own * (width // 64)), code,
+            KIND, True, EARLY, B, M, N, C, STAGES, PIECES,
+        )  # fmt: skip
+        gate, up = tl.split(tl.permute(tl.reshape(total, [M, 2, half]), (0, 2, 1)))
     dtype: tl.constexpr = x.dtype.element_ty
     gate = _finish(gate, s0, b0, loaded, KIND, BIAS, dtype).to(tl.float32)
     up = _finish(up, s1, b1, loaded, KIND, BIAS, dtype).to(tl.float32)
@@ -153,7 +164,7 @@ def linear(
     _linear[(triton.cdiv(rows, tile.m), blocks)](
         x, x.stride(0), x if gain is None else gain, epsilon, rows, width, *parts, matrices[0].code, out, out.stride(0),
         KIND=kind, BIAS=matrices[0].bias is not None, NORM=gain is not None, RESIDUAL=residual, EARLY=EARLY,
-        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, STAGES=tile.stages, ONCE=width <= tile.k,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, STAGES=tile.stages, PIECES=tile.pieces(width),
         num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip
 
@@ -168,9 +179,9 @@ def gated(
     rows, width = x.shape
     tile = tile or tiles(rows, 2 * gate.outputs, width, gate.kind, norm=True, itemsize=x.element_size())
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
-    _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n // 2))](
+    _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n if tile.direct else tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
         gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None, EARLY=EARLY,
-        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, STAGES=tile.stages, ONCE=width <= tile.k,
+        B=tile.splits, M=tile.m, N=tile.n, C=tile.k, STAGES=tile.stages, PIECES=tile.pieces(width),
         num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip

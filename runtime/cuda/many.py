@@ -92,33 +92,12 @@ def _multiplied(
 
 
 @triton.jit
-def once_product(
-    x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
-    B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr,
-):  # fmt: skip
-    """Return norm(x) · Wᵀ of at most B · C inputs, float32 `[M, N]`; pointers as of `_stored` and `_inputs`.
-
-    All weights are loaded at once, while the kernel that writes x may still run, and x is read a single time.
-    """
-    stored, peak = _stored(weight, scale, 0, width, KIND, B, C)
-    factor = _gain(gain, 0, width, B, C) if NORM else 1.0
-    wait_for_last(EARLY)
-    tile = _inputs(x, 0, width, real, B, C)
-    if NORM:
-        whole = tile.to(tl.float32)
-        norm = tl.rsqrt(tl.sum(tl.sum(whole * whole, 2), 0) / width + epsilon)
-        tile = (whole * norm[None, :, None]).to(tile.dtype) * factor
-    total = _multiplied(stored, peak, code, tile, tl.zeros([B, N, M], tl.float32), KIND, B, M, N, C)
-    let_next_start(EARLY)  # not sooner: its programs would take the place of this kernel's
-    return tl.trans(tl.sum(total, 0))
-
-
-@triton.jit
 def many_product(
     x, gain, epsilon, width, real, weight, scale, code, KIND: tl.constexpr, NORM: tl.constexpr, EARLY: tl.constexpr,
     B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Return norm(x) · Wᵀ, as `once_product` does, for any number of inputs, with `STAGES` − 1 tiles on their way."""
+    """Return norm(x) · Wᵀ, float32 `[M, N]`, with `STAGES` − 1 tiles on their way; pointers as of `_stored` and
+    `_inputs`."""
     wait_for_last(EARLY)
     norm = _norm_scale(x, width, real, epsilon, M) if NORM else tl.zeros([M], tl.float32)
     total = tl.zeros([N, M] if B == 1 else [B, N, M], tl.float32)

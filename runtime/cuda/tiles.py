@@ -11,12 +11,14 @@ import triton
 
 from runtime.cuda.matrix import FLOAT, INT8, NF4, NF4_BLOCK
 
-FEW_OUTPUTS = {1: 1 << 30, 2: 6000, 3: 2500, 4: 2500}
-"""Rows → outputs up to which `few_product` is faster than tensor cores."""
+FEW_ROWS, FEW_OUTPUTS = 2, 6000
+"""Rows up to which `few_product` is the fastest, and for two of them, outputs."""
+DIRECT_ROWS, DIRECT_OUTPUTS = 16, 6000
+"""Rows and outputs up to which `direct_product` is."""
+DIRECT_INPUTS = {True: 1024, False: 2048}
+"""Inputs up to which it is, with a norm and without."""
 FEW_INPUTS = 2048
-"""Inputs up to which it is, for more rows than one."""
-ONCE_INPUTS = 1024
-"""Inputs up to which one tile may hold all."""
+"""Inputs up to which `few_product` takes two rows."""
 SUMS = 4 << 10
 """Bytes of shared memory for what programs sum up in it, about."""
 STORED = {FLOAT: 1.0, INT8: 1.0, NF4: 0.5}
@@ -26,10 +28,10 @@ STORED = {FLOAT: 1.0, INT8: 1.0, NF4: 0.5}
 @dataclass(frozen=True)
 class Tiles:
     """How a kernel divides a product: rows and outputs of a tile; its inputs, `splits` times `k`, each split's summed
-    by warps of its own; warps; and the tiles that it works on or loads at a time.
+    by warps of its own; warps; and the tiles that it loads at a time.
 
-    With one stage all inputs are one tile of several splits (`once_product`). With 0 splits it is `few_product` that
-    works on `k` inputs at a time.
+    With 0 stages all tiles are loaded at once, by `direct_product`, for whose gate there are as many outputs again.
+    With 0 splits it is `few_product` that works on `k` inputs at a time.
     """
 
     m: int
@@ -38,6 +40,15 @@ class Tiles:
     splits: int
     warps: int
     stages: int = 1
+
+    @property
+    def direct(self) -> bool:
+        """Whether the kernel is `direct_product`."""
+        return self.stages == 0
+
+    def pieces(self, inputs: int) -> int:
+        """Return the tiles that these inputs take."""
+        return int(triton.cdiv(inputs, self.k * max(self.splits, 1)))
 
 
 def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize: int) -> Tiles:
@@ -48,16 +59,14 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize:
         outputs: of all matrices together.
         inputs: of a row.
         kind: of the matrices.
-        norm: whether the inputs are normed: then one tile of all of them spares reading them twice.
+        norm: whether the inputs are normed.
         itemsize: bytes of an input.
     """
-    if outputs <= FEW_OUTPUTS.get(rows, 0) and (rows == 1 or inputs <= FEW_INPUTS):
-        return _few(triton.next_power_of_2(rows), outputs, inputs)
-    if norm and inputs <= ONCE_INPUTS and outputs <= _once_outputs(rows, kind):
-        k = NF4_BLOCK if kind == NF4 else 128
-        tile = Tiles(8 if rows <= 8 else 16, 32 if outputs > 2500 else 16, k, splits=ONCE_INPUTS // k, warps=8)
-        if _taken(tile, kind, itemsize) <= shared_memory():
-            return tile
+    if rows == 1 or (rows <= FEW_ROWS and outputs <= FEW_OUTPUTS and inputs <= FEW_INPUTS):
+        return _few(rows, outputs, inputs)
+    # Tensor cores multiply 16-bit numbers.
+    if itemsize == 2 and rows <= DIRECT_ROWS and outputs <= DIRECT_OUTPUTS and inputs <= DIRECT_INPUTS[norm]:
+        return _direct(rows, inputs, kind)
     if kind == NF4:
         tile = _nf4(rows, outputs, inputs)
     else:
@@ -80,14 +89,14 @@ def _few(rows: int, outputs: int, inputs: int) -> Tiles:
     if inputs > 1024 and (inputs <= 2048 or inputs % 2048 == 0):
         return Tiles(rows, 4, 2048, splits=0, warps=8)
     k = min(max(triton.next_power_of_2(inputs), 256), 1024)  # a thread takes 8 inputs
-    return Tiles(rows, 8 if outputs > 2500 or rows > 2 else 4, k, splits=0, warps=k // 256)
+    return Tiles(rows, 8 if outputs > 2500 else 4, k, splits=0, warps=k // 256)
 
 
-def _once_outputs(rows: int, kind: int) -> int:
-    """Return up to how many outputs `once_product` is the fastest."""
-    if rows > 16:
-        return 0
-    return 6000 if kind == NF4 and rows <= 8 else 2500
+def _direct(rows: int, inputs: int, kind: int) -> Tiles:
+    m, long = 8 if rows <= 8 else 16, inputs > 1024
+    n, k = 8 if m == 16 and long else 16, NF4_BLOCK if long or kind == NF4 else 32
+    warps = 4 if inputs <= 640 else 8  # more inputs to a thread would not find room in its registers
+    return Tiles(m, n, k, splits=warps, warps=warps, stages=0)
 
 
 def _nf4(rows: int, outputs: int, inputs: int) -> Tiles:

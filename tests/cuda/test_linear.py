@@ -81,8 +81,8 @@ def test_few_rows(kind: str, rows: int, m: int, k: int) -> None:
     check(kind, rows, rows == 3, Tiles(m, 4, k, splits=0, warps=1))
 
 
-ONCE = Tiles(8, 16, 64, splits=4, warps=4)
-"""Holds all inputs of `check`."""
+DIRECT = Tiles(8, 16, 64, splits=2, warps=2, stages=0)
+WIDE_DIRECT = Tiles(16, 8, 64, splits=4, warps=4, stages=0)
 LOOP = Tiles(16, 16, 64, splits=2, warps=4, stages=3)
 WIDE_LOOP = Tiles(16, 32, 64, splits=4, warps=4, stages=2)
 ONE_SPLIT = Tiles(64, 64, 64, splits=1, warps=4, stages=3)
@@ -94,7 +94,7 @@ ONE_SPLIT = Tiles(64, 64, 64, splits=1, warps=4, stages=3)
         *(
             (kind, rows, tile)
             for kind in ("float", "int8", "nf4")
-            for rows, tile in ((5, ONCE), (11, LOOP), (20, WIDE_LOOP))
+            for rows, tile in ((5, DIRECT), (11, WIDE_DIRECT), (20, WIDE_DIRECT), (11, LOOP), (20, WIDE_LOOP))
         ),
         *((kind, 70, ONE_SPLIT) for kind in ("float", "int8")),  # each block of NF4 needs a split of its own
     ],
