@@ -13,8 +13,8 @@ from runtime.cuda.matrix import FLOAT, INT8, NF4, NF4_BLOCK
 
 FEW_ROWS, FEW_OUTPUTS = 2, 6000
 """Rows up to which `few_product` is the fastest, and for two of them, outputs."""
-DIRECT_ROWS, DIRECT_OUTPUTS = 16, 6000
-"""Rows and outputs up to which `direct_product` is."""
+DIRECT_OUTPUTS = {8: 6000, 16: 6000, 64: 2500}
+"""Rows → outputs up to which `direct_product` is; of more than 8 rows of NF4, as of 64."""
 DIRECT_INPUTS = {True: 1024, False: 2048}
 """Inputs up to which it is, with a norm and without."""
 FEW_INPUTS = 2048
@@ -64,9 +64,8 @@ def tiles(rows: int, outputs: int, inputs: int, kind: int, norm: bool, itemsize:
     """
     if rows == 1 or (rows <= FEW_ROWS and outputs <= FEW_OUTPUTS and inputs <= FEW_INPUTS):
         return _few(rows, outputs, inputs)
-    # Tensor cores multiply 16-bit numbers.
-    if itemsize == 2 and rows <= DIRECT_ROWS and outputs <= DIRECT_OUTPUTS and inputs <= DIRECT_INPUTS[norm]:
-        return _direct(rows, inputs, kind)
+    if itemsize == 2 and _is_direct(rows, outputs, inputs, kind, norm):  # tensor cores multiply 16-bit numbers
+        return _direct(rows, inputs, kind, norm)
     if kind == NF4:
         tile = _nf4(rows, outputs, inputs)
     else:
@@ -92,10 +91,17 @@ def _few(rows: int, outputs: int, inputs: int) -> Tiles:
     return Tiles(rows, 8 if outputs > 2500 else 4, k, splits=0, warps=k // 256)
 
 
-def _direct(rows: int, inputs: int, kind: int) -> Tiles:
+def _is_direct(rows: int, outputs: int, inputs: int, kind: int, norm: bool) -> bool:
+    group = 8 if rows <= 8 else 16 if rows <= 16 and kind != NF4 else 64
+    if group == 64 and not norm:
+        return False
+    return rows <= group and outputs <= DIRECT_OUTPUTS[group] and inputs <= DIRECT_INPUTS[norm]
+
+
+def _direct(rows: int, inputs: int, kind: int, norm: bool) -> Tiles:
     m, long = 8 if rows <= 8 else 16, inputs > 1024
     n, k = 8 if m == 16 and long else 16, NF4_BLOCK if long or kind == NF4 else 32
-    warps = 4 if inputs <= 640 else 8  # more inputs to a thread would not find room in its registers
+    warps = 4 if norm and inputs <= 640 else 8  # more inputs to a thread would not find room in its registers
     return Tiles(m, n, k, splits=warps, warps=warps, stages=0)
 
 

@@ -38,7 +38,7 @@ CALLS = (
     *(("target", 5), ("target", 17), ("target", 3), ("target", 2)),
 )
 """Model and tokens of the calls to time, what a policy needs most first."""
-GRAPH_CALLS = (*CALLS, ("target", 4))
+GRAPH_CALLS = (*CALLS, ("target", 8), ("target", 16))
 """Likewise of graphs; see `GRAPH_WIDTHS`."""
 NEEDED = 4
 """Calls that are timed on the slowest machine, too."""

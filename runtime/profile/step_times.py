@@ -18,8 +18,8 @@ CONTEXT = 300
 DRAFT_WIDTHS = (1, 2)
 TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 """Tokens q in one call; a draft also takes two after a step whose tokens were all accepted."""
-GRAPH_WIDTHS = (1, 2, 3, 4, 5, 9, 13, 17)
-"""Likewise on the fast loop, whose kernels work on 1, 2, 4 or 8 tokens, or on 16 and more."""
+GRAPH_WIDTHS = (1, 2, 3, 5, 8, 9, 16, 17)
+"""Likewise on the fast loop, whose kernels work on 1, 2, 8 or 16 tokens, or on more."""
 REPEATS = 15
 BATCH_WIDTHS = (33, 65, 129, 257)
 """What an engine that verifies many texts at once puts into one call of the target."""
