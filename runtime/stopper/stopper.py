@@ -57,7 +57,8 @@ class Stopper:
         self._W_drafted = np.vstack([W1[first:], b1])
         self._context_sum = self._W_drafted[-1]
         # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow; halves are exact
-        self._W2, (self._b_accepted, self._b_following) = W2 / 2, (b2 / 2).tolist()
+        self._W2 = np.ascontiguousarray(W2.T) / 2  # a row for each answer: so numpy is faster
+        self._b_accepted, self._b_following = (b2 / 2).tolist()
         self._context, self._drafted = np.ones(first + 1, np.float32), np.ones(len(progress.NAMES) + 1, np.float32)
         self._context_buffer, self._drafted_buffer = self._context.data, self._drafted.data
         self._hidden, self._zeros = np.zeros_like(b1), np.zeros_like(b1)
@@ -95,5 +96,5 @@ class Stopper:
         self._pack_drafted(self._drafted_buffer, 0, *drafted)
         hidden = self._drafted.dot(self._W_drafted, self._hidden)
         np.maximum(hidden, self._zeros, out=hidden)
-        accepted, following = hidden.dot(self._W2, self._answer).tolist()
+        accepted, following = self._W2.dot(hidden, self._answer).tolist()
         return 0.5 + 0.5 * tanh(accepted + self._b_accepted), 0.5 + 0.5 * tanh(following + self._b_following)
