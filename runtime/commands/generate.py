@@ -65,7 +65,7 @@ def run(options: argparse.Namespace) -> int:
     """Load the pair, and generate what was asked for."""
     _check(options)
     prompts = read_prompts(options.prompts) if options.prompts else []
-    import torch  # noqa: F401  (without it nothing below can be imported, and this names what is missing)
+    import torch  # without it nothing below can be imported, and this names what is missing
 
     from runtime.loop.sampling import Sampling
     from runtime.pair.draft import check_draft
@@ -77,6 +77,9 @@ def run(options: argparse.Namespace) -> int:
         _generate_all(options, prompts, encoded, target, backend, policies, sampling)
     else:
         _generate_one(options, encoded[0], target, backend, policies[0], sampling)
+    if options.tensor_parallel and torch.distributed.is_initialized():
+        # Not after an error: a process that fails alone might wait here for the others, instead of ending them.
+        torch.distributed.destroy_process_group()
     return 0
 
 

@@ -125,9 +125,11 @@ def embedding_sample(target: PreTrainedModel) -> Tensor:
     With `architecture` it is the target's fingerprint. A hash of the weights would differ between float32, float16 and
     bfloat16 copies of one target; these few values, compared with a tolerance, do not.
     """
-    weight = _embedding_weight(target)
+    weight = _embedding_weight(target).detach()
+    if hasattr(weight, "full_tensor"):  # split over processes, all of which come here
+        weight = weight.full_tensor()
     rows, columns = (torch.linspace(0, size - 1, SAMPLE_SIDE).long().to(weight.device) for size in weight.shape)
-    return weight.detach()[rows][:, columns].to("cpu", torch.float16)
+    return weight[rows][:, columns].to("cpu", torch.float16)
 
 
 def check_target(expected: dict[str, Any], sample: Tensor, target: PreTrainedModel, folder: Path) -> None:

@@ -36,4 +36,11 @@ def _shallow(module: PreTrainedModel) -> PreTrainedModel:
     """Copy a module without its weights: children can be replaced in the copy, and all tensors are shared."""
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
+    own = vars(twin)
+    # A forward that somebody put into the module, as accelerate does with its hook, would run the module itself.
+    hook, *_ = [own.pop(name, None) for name in ("_hf_hook", "_old_forward", "forward")]
+    if hook is not None:
+        from accelerate.hooks import add_hook_to_module
+
+        add_hook_to_module(twin, hook)
     return twin

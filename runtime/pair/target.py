@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -85,8 +87,8 @@ def load_target(
             "tensor parallel", every layer split over the processes of `torchrun` (transformers' tp_plan="auto").
 
     Raises:
-        SpeckvError: if the combination cannot work here (checked before anything is downloaded), or there is no such
-            model.
+        SpeckvError: if the combination cannot work here (checked before anything is downloaded, a target's heads before
+            its weights are), or there is no such model.
     """
     device = resolve_device(device)
     precision = precision or ("fp16" if device.startswith("cuda") else "fp32")
@@ -96,6 +98,8 @@ def load_target(
         raise SpeckvError("the target's name is empty: give a Hub id or a folder")
     source = embedded_target() if name is None else name
     tokenizer = load_tokenizer(source)
+    if placement == "tensor parallel":
+        check_heads(source)
     model = load_model(source, precision, device, placement)
     return Target(name or HUB_ID, model, tokenizer)
 
@@ -225,6 +229,31 @@ def check_placement(placement: str, precision: str) -> None:
         raise SpeckvError("tensor parallelism runs one process a GPU: start it with `torchrun --nproc-per-node N -m …`")
     if placement == "tensor parallel" and precision in ("int8", "nf4"):
         raise SpeckvError(f"bitsandbytes cannot split {precision} over processes: use fp16, bf16 or --device-map auto")
+
+
+def check_heads(name: str) -> None:
+    """Refuse a target whose attention heads the processes of `torchrun` cannot share evenly, before it is loaded.
+
+    Raises:
+        SpeckvError: naming the heads and what would do; or if there is no such model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False).get_text_config()
+    except Exception as error:  # as above
+        raise _not_loadable("model", name, error) from error
+    plan = config.base_model_tp_plan or {}
+    if not any("attn" in part and style == "colwise" for part, style in plan.items()):
+        return  # its heads are not split
+    processes, heads = int(os.environ["WORLD_SIZE"]), config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    most = math.gcd(heads, kv_heads)
+    if most % processes:
+        fitting = " or ".join(str(n) for n in range(2, most + 1) if most % n == 0)
+        raise SpeckvError(
+            f"target '{name}' has {heads} attention heads and {kv_heads} key-value heads, which {processes} processes "
+            f"cannot share evenly: {f'start {fitting} processes' if fitting else 'start one process'}, or use "
+            "--device-map auto"
+        )
 
 
 def _not_loadable(what: str, name: str, error: Exception) -> SpeckvError:

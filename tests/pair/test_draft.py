@@ -8,6 +8,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
+from accelerate import dispatch_model
 
 from export.drafter.agreement import Agreement
 from export.drafter.package import Origin, write_package
@@ -42,6 +43,21 @@ def test_an_early_exit_draft_is_the_truncated_model(target: Target) -> None:
     truncated.load_state_dict(state)
     ids = torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(draft(ids).logits, truncated(ids).logits)
+
+
+def test_an_early_exit_draft_of_a_spread_target_is_the_one_of_the_whole_target() -> None:
+    model = tiny_model(seed=1, layers=4)
+    ids = torch.tensor([[5, 6, 7]])
+    alone, full = early_exit(model, 2)(ids).logits, model(ids).logits
+    assert not torch.equal(alone, full)
+    # What `--device-map auto` leaves on several GPUs: hooks around the whole model and around every part.
+    dispatch_model(model, {"": "cpu"}, main_device="cpu", force_hooks=True)
+    draft = early_exit(model, 2)
+    assert torch.equal(draft(ids).logits, alone)
+    assert torch.equal(model(ids).logits, full)
+    assert hasattr(draft, "_hf_hook")  # which brings the logits back to the input's device
+    own = {parameter.data_ptr() for parameter in model.parameters()}
+    assert {parameter.data_ptr() for parameter in draft.parameters()} < own
 
 
 @pytest.mark.parametrize("name", ["early-exit:0", "early-exit:3", "early-exit:x", "early-exit:-1"])

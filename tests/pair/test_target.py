@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
@@ -10,15 +11,16 @@ import pytest
 import torch
 from packaging.version import Version
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, Phi3Config
 
 from runtime import GammaSelector, SpeckvError
+from runtime.__main__ import main
 from runtime.contract import PRECISIONS
 from runtime.loop.generate import speculate
 from runtime.loop.scorer import CachedModel
 from runtime.pair import target as target_module
 from runtime.pair.early_exit import early_exit
-from runtime.pair.target import Target, encode_prompt, load_target, precision_of
+from runtime.pair.target import Target, check_heads, encode_prompt, load_target, precision_of
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Policy
 from runtime.policies.speckv import SpecKV
@@ -97,6 +99,47 @@ def test_tensor_parallelism_cannot_split_bitsandbytes(monkeypatch: pytest.Monkey
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SpeckvError, match="cannot split int8"):
         load_target("a/model", "int8", "cpu", "tensor parallel")
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "processes", "advice"),
+    [
+        (9, 3, 2, "start 3 processes"),
+        (4, 2, 4, "start 2 processes"),
+        (12, 6, 4, "start 2 or 3 or 6 processes"),
+        (4, 1, 2, "start one process"),
+    ],
+)
+def test_heads_that_the_processes_cannot_share_are_refused_before_the_weights(
+    target_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    heads: int,
+    kv_heads: int,
+    processes: int,
+    advice: str,
+) -> None:
+    folder = tmp_path / "target"
+    shutil.copytree(target_folder, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"num_attention_heads": heads, "num_key_value_heads": kv_heads, "hidden_size": 16 * heads, "head_dim": 16}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    command = ["generate", "w5", "--target", str(folder), "--draft", "early-exit:2", "--device", "cpu"]
+    assert main([*command, "--tensor-parallel"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"error: target '{folder}' has {heads} attention heads and {kv_heads} key-value heads, which {processes} "
+        f"processes cannot share evenly: {advice}, or use --device-map auto"
+    ]
+
+
+def test_heads_that_are_not_split_may_be_any_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Phi-3 gathers what the processes computed of queries, keys and values: each has all heads.
+    Phi3Config(num_attention_heads=9, num_key_value_heads=3, hidden_size=144).save_pretrained(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    check_heads(str(tmp_path))
 
 
 def test_a_missing_model_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
