@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import log
+
 from runtime.policies.policy import Drafted, Outcome, TokenSignals
 from runtime.policies.price import LONGEST, Price
 from runtime.policies.step_times import RunningTimes, StepTimes
@@ -28,8 +30,9 @@ class Adaptive:
     """Share of the time that trials may lose to plain decoding."""
     SAVED = 10
     """Plain steps whose time the budget is at most: gains may be saved up, but not for long."""
-    DRIFT = 1.1
-    """Prices are computed anew when draft and target have drifted apart by this ratio.
+    DRIFT, GRID = 1.1, 1.05
+    """Other prices are taken when draft and target have drifted apart by the first ratio: those of the nearest power of
+    the second, which are kept.
 
     The best lengths hardly differ within it. In a replay with draft times that scatter by a fifth, and target times by
     a tenth, they drift so far in three steps of a hundred, and half as far in twelve.
@@ -38,6 +41,8 @@ class Adaptive:
     def __init__(self, stopper: Stopper, times: StepTimes) -> None:
         self.stopper = stopper
         self.times = RunningTimes(times)
+        self._expected = times
+        self._prices: dict[int, Price] = {}
         self.history = History()
         self.budget_ms = 0.0
         self._reprice()
@@ -93,6 +98,9 @@ class Adaptive:
         return self.times.step_ms(gamma, self.pending) - (accepted + 1) * self.times.step_ms(0)
 
     def _reprice(self) -> None:
-        """Tabulate the price of a token at the times of late."""
-        self.price = Price(self.times)
+        """Take the prices of a token at the times of late."""
         self.priced = self.times.draft_scale / self.times.target_scale
+        step = round(log(self.priced, self.GRID))
+        if step not in self._prices:  # computing them takes as long as several decisions
+            self._prices[step] = Price(self._expected, self.GRID**step)
+        self.price = self._prices[step]

@@ -24,11 +24,17 @@ class Price:
     token drafted now saves the time that it would take otherwise, and that is what the same kind of text takes: where
     the draft does badly a token costs more to come by, and so is worth more, than on the average of all texts.
 
-    Tabulated over multiples of 1 / `BINS`; a value between two of them counts as the lower.
+    Tabulated over multiples of 1 / `BINS`; a value between two of them counts as the lower. A factor common to all
+    times changes no answer.
+
+    Args:
+        times: of the steps.
+        ratio: what drafting takes, times what `times` says, where verifying takes what it says.
     """
 
-    def __init__(self, times: StepTimes) -> None:
-        step_ms = np.array([times.step_ms(gamma) for gamma in range(LONGEST + 1)])
+    def __init__(self, times: StepTimes, ratio: float = 1.0) -> None:
+        gammas = range(LONGEST + 1)
+        step_ms = np.array([ratio * times.drafting_ms(gamma) + times.target_ms(gamma + 1) for gamma in gammas])
         rates = _TOKENS / step_ms[:, None]
         # [drafted, k − 1]: milliseconds of k more tokens, endless beyond the longest step.
         more_ms = np.append(step_ms, [np.inf] * LONGEST)[_FURTHER] - step_ms[:LONGEST, None]
