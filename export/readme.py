@@ -290,6 +290,33 @@ def _call(call: dict[str, float]) -> tuple[str, str]:
     return f"{call['ms']:.3f}", f"{call['times_limit']:.2f}"
 
 
+def throughput() -> str:
+    """Tokens per second against texts side by side, a table for each device and length; without results nothing."""
+    rows = [row for path in sorted(RESULTS.glob("throughput_*.json")) for row in read_rows(path, "throughput")]
+    return "\n\n".join(_throughput(same) for same in _alike(rows, ("target", "draft", "device", "max_new_tokens")))
+
+
+def _throughput(rows: list[dict[str, Any]]) -> str:
+    """One device: a line for each number of rows, a column for each policy."""
+    first = rows[0]
+    names = dict.fromkeys((row["precision"], row["policy"]) for row in rows)
+    rates = {(row["precision"], row["policy"], row["rows"]): row for row in rows}
+    cells = [
+        (str(count), *(_throughput_cell(rates.get((*name, count))) for name in names))
+        for count in sorted({row["rows"] for row in rows})
+    ]
+    return (
+        f"{first['target']} with the draft `{first['draft']}` on {first['device']}, `python -m runtime throughput`: "
+        f"tokens per second of {len(first['prompts'])} texts of {first['max_new_tokens']} tokens, prompts included, by "
+        "how many are decoded side by side, and how many times the policy's own rate for one at a time:\n\n"
+        + table(("texts at a time", *(f"{precision}, {policy}" for precision, policy in names)), cells)
+    )
+
+
+def _throughput_cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{row['tokens_per_second']:,.0f} ({row['ratio']:.1f}×)"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "headline": headline,
     "latency": latency,
@@ -299,4 +326,5 @@ PARTS: dict[str, Callable[[], str]] = {
     "replay": replay,
     "live": live,
     "roofline": roofline,
+    "throughput": throughput,
 }

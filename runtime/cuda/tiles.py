@@ -14,7 +14,7 @@ from runtime.cuda.matrix import FLOAT, INT8, NF4, NF4_BLOCK
 FEW_ROWS, FEW_OUTPUTS = 2, 6000
 """Rows up to which `few_product` is the fastest, and for two of them, outputs."""
 DIRECT_OUTPUTS = {8: 6000, 16: 6000, 64: 2500}
-"""Rows → outputs up to which `direct_product` is; of more than 8 rows of NF4, as of 64."""
+"""Rows → outputs up to which `direct_product` is; beyond 16 rows with a norm alone, and beyond 8 not of NF4."""
 DIRECT_INPUTS = {True: 1024, False: 2048}
 """Inputs up to which it is, with a norm and without."""
 FEW_INPUTS = 2048
@@ -92,10 +92,10 @@ def _few(rows: int, outputs: int, inputs: int) -> Tiles:
 
 
 def _is_direct(rows: int, outputs: int, inputs: int, kind: int, norm: bool) -> bool:
-    group = 8 if rows <= 8 else 16 if rows <= 16 and kind != NF4 else 64
-    if group == 64 and not norm:
+    group = next((most for most in DIRECT_OUTPUTS if rows <= most), 0)
+    if not group or (group > 8 and kind == NF4) or (group > 16 and not norm):
         return False
-    return rows <= group and outputs <= DIRECT_OUTPUTS[group] and inputs <= DIRECT_INPUTS[norm]
+    return outputs <= DIRECT_OUTPUTS[group] and inputs <= DIRECT_INPUTS[norm]
 
 
 def _direct(rows: int, inputs: int, kind: int, norm: bool) -> Tiles:
