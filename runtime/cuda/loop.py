@@ -33,6 +33,8 @@ Drawn = list[tuple[TokenSignals, int]]
 """Row → a token that the draft wrote there."""
 UNKNOWN = (math.nan, math.nan)
 """Milliseconds of a step that are not those of the row's own gamma."""
+PANEL = 4
+"""Rows whose policies are asked, of those with policies that weigh time."""
 
 
 def speculate_greedily(
@@ -129,6 +131,8 @@ class _Row:
     """Tokens to draft at most in this step."""
     goal: int = 0
     """Tokens to draft before the policy is asked again."""
+    follows: bool = False
+    """Whether it drafts in this step as far as others do, and its policy is not asked."""
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
 
@@ -143,7 +147,7 @@ class _Row:
 
     def begin_step(self, longest: int) -> None:
         """Forget what was drafted, for a step of `longest` tokens at most."""
-        self.drafted, self.proposed = Drafted(), []
+        self.drafted, self.proposed, self.follows = Drafted(), [], False
         self.limit = min(self.end - len(self.tokens) - 1, longest)
 
     def drafts_on(self) -> bool:
@@ -154,6 +158,8 @@ class _Row:
 
     def propose(self, read: Sequence[Drawn]) -> None:
         """Take over what the draft wrote up to the goal, as far as it is read and its logits are numbers."""
+        if self.guarded.draft_failed:
+            return
         for drawn in read[len(self.proposed) : self.goal]:
             signals, token = drawn[self.place]
             if not signals.known:
@@ -174,7 +180,8 @@ class _Row:
         gamma, (accepted, token, signals) = len(self.proposed), verified
         if math.isnan(signals[1]):
             raise no_numbers(len(self.tokens) + accepted)
-        self.guarded.observe(Outcome(gamma, accepted, *signals, *times))
+        if not self.follows:
+            self.guarded.observe(Outcome(gamma, accepted, *signals, *times))
         kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], token], self.eos, self.stop)
         self.tokens += kept
         self.ended = ended or len(self.tokens) >= self.end
@@ -258,24 +265,36 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
     """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
     for row in rows:
         row.begin_step(pair.longest)
-    rows = drafting = [row for row in rows if not row.guarded.draft_failed]
-    unseen = max((row.unseen for row in rows), default=1)
+    drafting = [row for row in rows if not row.guarded.draft_failed]
+    unseen = max((row.unseen for row in drafting), default=1)
+    rows = asked = _panel(drafting)
+    followers = [row for row in drafting if row.follows]
     read: list[Drawn] = []
     while further := [row for row in rows if row.drafts_on()]:
-        longest = _wanted(drafting, further)
+        longest = _wanted(asked, further)
         further = [row for row in further if len(row.proposed) < longest]
         if not further:
             break
-        begun, failure = _begin(pair, further, begun, longest, unseen)
+        proposing = further + followers
+        begun, failure = _begin(pair, proposing, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
-        for row in further:
+        for row in proposing:
+            row.goal = min(longest, row.limit) if row.follows else row.goal
             row.propose(read)
         if failure:
-            _drop_draft(rows, failure)
+            _drop_draft([*rows, *followers], failure)
             break
         rows = further
     return begun
+
+
+def _panel(rows: Sequence[_Row]) -> list[_Row]:
+    """Return the rows whose policies are asked; the others follow."""
+    weighing = sorted([row for row in rows if row.guarded.weighs_time], key=lambda row: row.place)
+    for row in weighing[PANEL:]:
+        row.follows = True
+    return [row for row in rows if not row.follows]
 
 
 def _wanted(rows: Sequence[_Row], further: Sequence[_Row]) -> int:

@@ -16,10 +16,11 @@ from runtime.cuda.pair import GraphPair
 from runtime.errors import SpeckvError
 from runtime.loop.backend import Backend
 from runtime.loop.generate import Step, speculate
+from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
 from runtime.loop.texts import Text
 from runtime.policies.fixed import Fixed
-from runtime.policies.policy import Policy
+from runtime.policies.policy import Outcome, Policy
 from tests.cuda.small import shorten_calls, small_pair
 from tests.cuda.test_loop import NowAndThen, Recorded
 from tests.loop.fakes import StopWhenUnsure
@@ -124,6 +125,38 @@ def test_those_that_weigh_time_draft_on_where_half_of_the_rows_do(
     for steps, text in zip(found, texts, strict=True):
         plain = [token for step in alone(models, text, Fixed(0)) for token in step.tokens]
         assert [token for step in steps for token in step.tokens] == plain
+
+
+class Asked(Timed):
+    """Counts what it is told."""
+
+    def __init__(self, gamma: int) -> None:
+        super().__init__(gamma)
+        self.outcomes = 0
+
+    def observe(self, outcome: Outcome) -> None:  # noqa: ARG002  (counts alone)
+        self.outcomes += 1
+
+
+@pytest.mark.parametrize("draws", [None, Sampling(temperature=0.9)])
+def test_few_of_many_rows_are_asked_and_the_others_follow(models: Pair, draws: Sampling | None) -> None:
+    policies: list[Asked | Fixed] = [Asked(2), Asked(2), Asked(2), Asked(2), Asked(4), Fixed(1), Asked(4)]
+    texts = [Text(prompt, 6) for prompt in prompts(3, 4, 5, 6, 2, 3, 4)]
+    texts[1] = Text(texts[1].prompt, 1)  # ends first: the fifth row is asked from then on
+    steps: dict[int, list[Step]] = {}
+    for number, step, _ in speculate_texts(GraphPair(*models, 7, 13, 4), texts, policies, sampling=draws):
+        steps.setdefault(number, []).append(step)
+    assert [steps[number][0].gamma for number in range(7)] == [2, 0, 2, 2, 2, 1, 2]
+    follower, successor = policies[6], policies[4]
+    assert isinstance(follower, Asked)
+    assert isinstance(successor, Asked)
+    assert successor.outcomes == len(steps[4]) - 1  # but for the first step
+    assert follower.outcomes < len(steps[6])  # where it is asked at all, it is when two more have ended
+    for number, text in enumerate(texts):
+        assert sum(len(step.tokens) for step in steps[number]) == text.max_new_tokens
+        if draws is None:
+            plain = [token for step in alone(models, text, Fixed(0)) for token in step.tokens]
+            assert [token for step in steps[number] for token in step.tokens] == plain
 
 
 def test_rows_that_are_free_take_the_next_texts(models: Pair) -> None:
