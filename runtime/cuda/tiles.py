@@ -15,7 +15,7 @@ FEW_ROWS, FEW_OUTPUTS = 2, 6000
 """Rows up to which `few_product` is the fastest, and for two of them, outputs."""
 DIRECT_OUTPUTS = {8: 6000, 16: 6000, 64: 2500}
 """Rows → outputs up to which `direct_product` is; beyond 16 rows with a norm alone, and beyond 8 not of NF4."""
-DIRECT_INPUTS = {True: 1024, False: 2048}
+DIRECT_INPUTS = {True: 1024, False: 1536}
 """Inputs up to which it is, with a norm and without."""
 FEW_INPUTS = 2048
 """Inputs up to which `few_product` takes two rows."""
