@@ -71,13 +71,14 @@ def run(options: argparse.Namespace) -> int:
     from runtime.pair.draft import check_draft
 
     check_draft(options.draft, options.target)
+    grouped = torch.distributed.is_available() and torch.distributed.is_initialized()  # by who calls this
     sampling = Sampling(options.temperature, options.top_k, options.top_p)
     target, encoded, backend, policies = _prepare(options, prompts, sampling)
     if prompts:
         _generate_all(options, prompts, encoded, target, backend, policies, sampling)
     else:
         _generate_one(options, encoded[0], target, backend, policies[0], sampling)
-    if options.tensor_parallel and torch.distributed.is_initialized():
+    if options.tensor_parallel and not grouped and torch.distributed.is_initialized():
         # Not after an error: a process that fails alone might wait here for the others, instead of ending them.
         torch.distributed.destroy_process_group()
     return 0

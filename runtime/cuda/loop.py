@@ -2,7 +2,7 @@
 
 A step is one for all rows: the draft goes on while any row wants another token, and the target verifies as many tokens
 as the longest of them. Each row keeps its own gamma, acceptance and end; what was drafted for it beyond its gamma is
-not looked at.
+not looked at. Among many rows some draft as far as others do (`speculate_texts`).
 
 When sampling, every text has the random numbers that the plain loop draws for it: one for each token drafted up to its
 gamma, then one for each of them again and one for the target's own. Numbers that others of its tokens were drafted with
@@ -68,16 +68,19 @@ def speculate_texts(
     A policy that weighs time does so with the milliseconds of calls on all rows. That is its row's share of them times
     the number of rows, and a common factor changes no decision; but it weighs as if all rows did as it does, and a row
     that alone goes on drafting makes all others wait for it. So such policies (`Policy`'s `weighs_time`) get a further
-    token where half of the rows want one; others get what they ask for. Of a step's measured milliseconds only the
-    rows that drafted furthest are told; they are NaN to the others, and to all after prompts have been read.
+    token where half of them want one; others get what they ask for. And since the answer is one for all, and the device
+    waits for it, no more than `PANEL` of such policies are asked, those of the first places at work: the other rows
+    draft as far as a step goes, and their policies are told nothing; one that is asked again begins anew. Of a step's
+    measured milliseconds only the rows that drafted furthest are told; they are NaN to the others, and to all after
+    prompts have been read.
 
     Args:
         pair: with a row for each policy at least.
         texts: asked for the next one when a row is free.
         policies: one for each row; it sees all texts of its row, one after the other.
         sampling: greedy by default.
-        seed: of each text's draws when sampling; the tokens are the plain loop's, as far as rounding allows and a
-            policy does not ask for more than the pair's longest.
+        seed: of each text's draws when sampling; the tokens are the plain loop's, as far as rounding allows, and a
+            policy chooses the same lengths there: none above the pair's longest, and not by the clock or other rows.
 
     Raises:
         SpeckvError: if a text is longer than the pair's rows.
@@ -140,14 +143,14 @@ class _Row:
         """Start a new text."""
         self.uniforms = None if self.seed is None else Uniforms(self.seed)
         self.number, self.tokens, self.end = number, list(text.prompt), len(text.prompt) + text.max_new_tokens
-        self.eos, self.stop, self.ended, self.unseen = text.eos, text.stop, False, 1
+        self.eos, self.stop, self.ended, self.unseen, self.follows = text.eos, text.stop, False, 1, False
         self.guarded = Guarded(self.policy)
         self.guarded.begin()
         return self
 
     def begin_step(self, longest: int) -> None:
         """Forget what was drafted, for a step of `longest` tokens at most."""
-        self.drafted, self.proposed, self.follows = Drafted(), [], False
+        self.drafted, self.proposed = Drafted(), []
         self.limit = min(self.end - len(self.tokens) - 1, longest)
 
     def drafts_on(self) -> bool:
@@ -292,8 +295,11 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
 def _panel(rows: Sequence[_Row]) -> list[_Row]:
     """Return the rows whose policies are asked; the others follow."""
     weighing = sorted([row for row in rows if row.guarded.weighs_time], key=lambda row: row.place)
-    for row in weighing[PANEL:]:
-        row.follows = True
+    followers = {row.place for row in weighing[PANEL:]}
+    for row in rows:
+        if row.follows and row.place not in followers:
+            row.guarded.begin()  # what it was told last is long past
+        row.follows = row.place in followers
     return [row for row in rows if not row.follows]
 
 

@@ -42,5 +42,5 @@ def _shallow(module: PreTrainedModel) -> PreTrainedModel:
     if hook is not None:
         from accelerate.hooks import add_hook_to_module
 
-        add_hook_to_module(twin, hook)
+        add_hook_to_module(twin, copy.copy(hook))  # a hook keeps what belongs to its module
     return twin

@@ -242,7 +242,7 @@ def check_heads(name: str) -> None:
     except Exception as error:  # as above
         raise _not_loadable("model", name, error) from error
     plan = config.base_model_tp_plan or {}
-    if not any("attn" in part and style == "colwise" for part, style in plan.items()):
+    if not any(("attn" in part or "attention" in part) and style == "colwise" for part, style in plan.items()):
         return  # its heads are not split
     processes, heads = int(os.environ["WORLD_SIZE"]), config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -77,7 +77,8 @@ class Policy(Protocol):
     how long the draft becomes, and what is drafted is always verified.
 
     Its class may say `weighs_time = True`: among many rows such a policy may be given less than it asks for, where
-    drafting on for it would cost the others more (`runtime.cuda.loop`).
+    drafting on for it would cost the others more; or be neither asked nor told of steps that others decide for its row,
+    too, and begin anew afterwards (`runtime.cuda.loop`).
     """
 
     name: str
