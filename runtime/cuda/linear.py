@@ -94,7 +94,7 @@ def _bytes(width, KIND: tl.constexpr):
 @triton.jit
 def _gated(
     x, x_stride, gain, epsilon, rows, width,
-    w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr,
+    w0, s0, b0, w1, s1, b1, count, code, out, KIND: tl.constexpr, BIAS: tl.constexpr, ALIGNED: tl.constexpr,
     EARLY: tl.constexpr, B: tl.constexpr, M: tl.constexpr, N: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
     PIECES: tl.constexpr,
 ):  # fmt: skip
@@ -114,9 +114,11 @@ def _gated(
         both = tl.arange(0, N)
         own = tl.minimum(tl.program_id(1) * half + both % half, count - 1)
         offset = own.to(tl.int64) * _bytes(width, KIND)
+        weight = tl.where(both < half, w0 + offset, w1 + offset)
+        if ALIGNED:  # newer releases of Triton do not see it through `tl.where`, and would load two bytes at a time
+            weight = tl.multiple_of(weight, 16)
         total = _product(
-            x + row.to(tl.int64) * x_stride, gain, epsilon, width, real,
-            tl.where(both < half, w0 + offset, w1 + offset),
+            x + row.to(tl.int64) * x_stride, gain, epsilon, width, real, weight,
             tl.where(both < half, s0 + own * (width // 64), s1 + own * (width // 64)), code,
             KIND, True, EARLY, B, M, N, C, STAGES, PIECES,
         )  # fmt: skip
@@ -181,7 +183,8 @@ def gated(
     biases = [matrix.scale if matrix.bias is None else matrix.bias for matrix in (gate, up)]
     _gated[(triton.cdiv(rows, tile.m), triton.cdiv(gate.outputs, tile.n if tile.direct else tile.n // 2))](
         x, x.stride(0), gain, epsilon, rows, width, gate.weight, gate.scale, biases[0], up.weight, up.scale, biases[1],
-        gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None, EARLY=EARLY,
+        gate.outputs, gate.code, out, KIND=gate.kind, BIAS=gate.bias is not None,
+        ALIGNED=gate.aligned and up.aligned, EARLY=EARLY,
         B=tile.splits, M=tile.m, N=tile.n, C=tile.k, STAGES=tile.stages, PIECES=tile.pieces(width),
         num_warps=tile.warps, num_stages=1, launch_pdl=EARLY,
     )  # fmt: skip

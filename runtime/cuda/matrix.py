@@ -31,6 +31,12 @@ class Matrix:
     outputs: int
     inputs: int
 
+    @property
+    def aligned(self) -> bool:
+        """Whether every row of weights begins at a multiple of 16 bytes."""
+        row = self.weight.numel() * self.weight.element_size() // self.outputs
+        return self.weight.data_ptr() % 16 == 0 and row % 16 == 0
+
 
 def float_matrix(weight: Tensor, bias: Tensor | None = None) -> Matrix:
     """Return a matrix of plain weights `[outputs, inputs]`."""

@@ -115,6 +115,17 @@ def test_inputs_of_any_number(kind: str, rows: int) -> None:
     )
     linear(x, (own,), out, gain=gain, epsilon=EPSILON)
     torch.testing.assert_close(out.cpu().double(), normed(x, gain) @ weight.T, rtol=1e-4, atol=1e-4)
+    hidden = torch.zeros(rows, 24, device=DEVICE)
+    assert not own.aligned
+    gated(x, own, own, hidden, gain, EPSILON)
+    n = normed(x, gain) @ weight.T
+    torch.testing.assert_close(hidden.cpu().double(), torch.nn.functional.silu(n) * n, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
+def test_weights_of_usual_sizes_are_aligned(kind: str) -> None:
+    own, _ = matrix(kind, 8, 64)
+    assert own.aligned
 
 
 @pytest.mark.parametrize("kind", ["float", "int8", "nf4"])
