@@ -14,9 +14,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from runtime.cuda.few import as_float16
+from runtime.cuda.few import as_numbers
 from runtime.cuda.launch import let_next_start, wait_for_last
-from runtime.cuda.nf4 import decoded
 
 
 @triton.jit
@@ -92,12 +91,7 @@ def _weights(
     P: tl.constexpr,
 ):  # fmt: skip
     """Return what `_stored` loaded as an operand, without scales."""
-    if KIND == 2:
-        tile = tl.reshape(decoded(stored, code, dtype), [N * B * S, 32])
-    elif KIND == 1 and dtype == tl.float16:
-        tile = as_float16(stored)
-    else:
-        tile = stored.to(dtype)
+    tile = tl.reshape(as_numbers(stored, code, dtype, KIND), [N * B * S, 32])
     return _operand(tile, 4 if KIND else 2, N, B, S, P)
 
 

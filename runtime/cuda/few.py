@@ -1,7 +1,6 @@
 """Products of few rows on a GPU's plain cores: weights go from memory to registers alone, eight inputs to a thread.
 
-Tensor cores multiply tiles of 8 rows at least, which takes shared memory and the time to fill it. Up to a few rows
-that is more than the sums themselves take.
+Tensor cores multiply tiles of 8 rows at least. For one row or two that is more than the sums themselves take.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ def as_float16(whole):
 
 
 @triton.jit
-def _weights(stored, code, dtype: tl.constexpr, KIND: tl.constexpr, N: tl.constexpr, C: tl.constexpr):
-    """Return what `_stored` loaded as float32 `[C / 8, 1, N, 8]`, without scales."""
+def as_numbers(stored, code, dtype: tl.constexpr, KIND: tl.constexpr):
+    """Return weights as numbers of the type, without scales: those of NF4's bytes `[…]` as `[…, 2]`."""
     if KIND == 2:
-        return tl.reshape(decoded(stored, code, dtype), [C // 8, 1, N, 8]).to(tl.float32)
+        return decoded(stored, code, dtype)
     elif KIND == 1 and dtype == tl.float16:
-        return as_float16(stored).to(tl.float32)
+        return as_float16(stored)
     else:
-        return stored.to(tl.float32)
+        return stored.to(dtype)
 
 
 @triton.jit
@@ -77,7 +76,8 @@ def few_product(
         if NORM:
             squares += tl.sum(tile * tile, 3)
             tile *= tl.load(gain + columns, mask=columns < width, other=0.0).to(tl.float32)
-        product = tl.sum(_weights(stored, code, dtype, KIND, N, C) * tile, 3)
+        weights = tl.reshape(as_numbers(stored, code, dtype, KIND), [C // 8, 1, N, 8])
+        product = tl.sum(weights.to(tl.float32) * tile, 3)
         total += product * peak if KIND == 2 else product
         if not ONCE:
             stored, peak = next_stored, next_peak

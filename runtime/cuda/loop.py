@@ -282,8 +282,9 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
         begun, failure = _begin(pair, proposing, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
+        for row in followers:
+            row.goal = min(longest, row.limit)
         for row in proposing:
-            row.goal = min(longest, row.limit) if row.follows else row.goal
             row.propose(read)
         if failure:
             _drop_draft([*rows, *followers], failure)

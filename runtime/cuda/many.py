@@ -8,9 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from runtime.cuda.few import as_float16
+from runtime.cuda.few import as_numbers
 from runtime.cuda.launch import let_next_start, wait_for_last
-from runtime.cuda.nf4 import decoded
 
 
 @triton.jit
@@ -36,17 +35,6 @@ def _stored(weight, scale, k, width, KIND: tl.constexpr, B: tl.constexpr, C: tl.
         columns = _columns(k, B, C)
         tile = tl.load(weight[None, :, None] + columns, mask=columns < width, other=0)
         return tile, tile
-
-
-@triton.jit
-def _weights(stored, code, dtype: tl.constexpr, KIND: tl.constexpr, B: tl.constexpr, N: tl.constexpr, C: tl.constexpr):
-    """Return what `_stored` loaded as numbers, `[B, N, C]`, without scales."""
-    if KIND == 2:
-        return tl.reshape(decoded(stored, code, dtype), [B, N, C])
-    elif KIND == 1 and dtype == tl.float16:
-        return as_float16(stored)
-    else:
-        return stored.to(dtype)
 
 
 @triton.jit
@@ -81,7 +69,7 @@ def _multiplied(
     C: tl.constexpr,
 ):  # fmt: skip
     """Add a tile's product to `total`, `[B, N, M]`, of one part `[N, M]`; NF4's scales scale their blocks' sums."""
-    w = _weights(stored, code, tile.dtype, KIND, B, N, C)
+    w = tl.reshape(as_numbers(stored, code, tile.dtype, KIND), [B, N, C])
     if B == 1:
         tl.static_assert(KIND != 2)
         return tl.dot(tl.reshape(w, [N, C]), tl.trans(tl.reshape(tile, [M, C])), total, input_precision="ieee")
