@@ -26,11 +26,13 @@ class Graphs:
     def run(self, name: Hashable, work: Callable[[], None]) -> None:
         """Do the work; `name` says which it is."""
         if self._pool is None:  # the kernels' interpreter
-            work()
+            with torch.inference_mode():
+                work()
             return
         graph = self._captured.get(name) or self._capture(name, work)
         graph.replay()
 
+    @torch.inference_mode()
     def _capture(self, name: Hashable, work: Callable[[], None]) -> torch.cuda.CUDAGraph:
         device = self._state[0].device
         torch.cuda.synchronize(device)  # what earlier work is about to write on the host is kept, too

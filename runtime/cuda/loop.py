@@ -4,6 +4,10 @@ A step is one for all rows: the draft goes on while any row wants another token,
 as the longest of them. Each row keeps its own gamma, acceptance and end; what was drafted for it beyond its gamma is
 not looked at. Among many rows some draft as far as others do (`speculate_texts`).
 
+Where the device can tell what the policies will answer (`runtime.cuda.foresight`), the next call is begun as foreseen
+and they are asked while it runs. A policy that then wants no more than was foreseen gets what it wants; one that wants
+more has a step that ends where it was foreseen to end, which only rounding can bring about.
+
 When sampling, every text has the random numbers that the plain loop draws for it: one for each token drafted up to its
 gamma, then one for each of them again and one for the target's own. Numbers that others of its tokens were drafted with
 are taken for what comes next: nothing was done with those tokens.
@@ -13,12 +17,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from runtime.cuda.pair import RESTS, GraphPair, Verified
+from runtime.cuda.pair import RESTS, Drawn, GraphPair, Verified
 from runtime.errors import SpeckvError
 from runtime.loop.commit import Ends
 from runtime.loop.failure import no_numbers, targets_own
@@ -27,10 +31,8 @@ from runtime.loop.sampling import Sampling
 from runtime.loop.texts import Text, TextStep
 from runtime.loop.uniforms import Uniforms
 from runtime.policies.guarded import Guarded
-from runtime.policies.policy import Drafted, Outcome, Policy, TokenSignals
+from runtime.policies.policy import Drafted, Outcome, Policy
 
-Drawn = list[tuple[TokenSignals, int]]
-"""Row → a token that the draft wrote there."""
 UNKNOWN = (math.nan, math.nan)
 """Milliseconds of a step that are not those of the row's own gamma."""
 PANEL = 4
@@ -87,8 +89,10 @@ def speculate_texts(
         TargetError: if the pair fails; the steps before it stand.
     """
     choice = sampling or Sampling()
+    rules = [rule for policy in policies if (rule := Guarded(policy).rule())]
     with targets_own(0):
         pair.choose(choice)
+        pair.foresee(rules[0].stopper if rules else None)
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
     draws = None if choice.greedy else seed
     free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]
@@ -159,12 +163,16 @@ class _Row:
         self.goal = goal if goal < self.limit else self.limit
         return self.goal > len(self.proposed)
 
-    def propose(self, read: Sequence[Drawn]) -> None:
-        """Take over what the draft wrote up to the goal, as far as it is read and its logits are numbers."""
+    def propose(self, read: Sequence[Sequence[Drawn]]) -> None:
+        """Take over what the draft wrote up to the goal, as far as it is read and its logits are numbers.
+
+        Args:
+            read: of every place in the step, the tokens of all rows.
+        """
         if self.guarded.draft_failed:
             return
         for drawn in read[len(self.proposed) : self.goal]:
-            signals, token = drawn[self.place]
+            signals, token, _ = drawn[self.place]
             if not signals.known:
                 self.guarded.drop_draft(FloatingPointError("its logits are not finite"))
                 return
@@ -218,7 +226,7 @@ def _step(
         What each row did, and `ahead` of the next step.
     """
     start = time.perf_counter() - (ahead or 0.0)
-    drafted = _draft(pair, rows, int(ahead is not None))
+    drafted, unasked = _draft(pair, rows, int(ahead is not None))
     gammas, uniforms = [RESTS] * pair.texts, [list[float]()] * pair.texts
     for row in rows:
         gammas[row.place], uniforms[row.place] = len(row.proposed), row.to_verify()
@@ -228,6 +236,8 @@ def _step(
         pair.verify(gammas, uniforms)
         drafting = [row for row in rows if row.limit > len(row.proposed) and not row.guarded.draft_failed]
         begun = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
+        for row in unasked:
+            row.drafts_on()
         verified = pair.verified()
     end = time.perf_counter()
     times = (middle - start) * 1e3, (end - middle) * 1e3
@@ -241,7 +251,7 @@ def _step(
 def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float]) -> bool:
     """Begin to draft the next step's first token; return whether it is under way."""
     try:
-        pair.draft(0, 2, uniforms)
+        pair.draft(0, 2, uniforms, ahead=True)
     except Exception as error:
         _drop_draft(rows, error)
         return False
@@ -264,23 +274,37 @@ def _drop_draft(rows: Sequence[_Row], error: Exception) -> None:
         row.guarded.drop_draft(error)
 
 
-def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
-    """Draft until every row has enough; return how many tokens the draft wrote, of which `begun` were begun before."""
+def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequence[_Row]]:
+    """Draft until every row has enough.
+
+    Args:
+        pair: see `_step`.
+        rows: at work.
+        begun: tokens that were begun before.
+
+    Returns:
+        How many tokens the draft wrote, and the rows whose policies are still to be asked whether that is enough.
+    """
     for row in rows:
         row.begin_step(pair.longest)
     drafting = [row for row in rows if not row.guarded.draft_failed]
     unseen = max((row.unseen for row in drafting), default=1)
     rows = asked = _panel(drafting)
     followers = [row for row in drafting if row.follows]
-    read: list[Drawn] = []
+    read: list[list[Drawn]] = []
     while further := [row for row in rows if row.drafts_on()]:
-        longest = _wanted(asked, further)
+        longest = _wanted(asked, {row.place: row.goal for row in further})
         further = [row for row in further if len(row.proposed) < longest]
         if not further:
             break
         proposing = further + followers
+        if not read:
+            pair.give_rules({row.place: rule for row in further if (rule := row.guarded.rule())})
         begun, failure = _begin(pair, proposing, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
+        foreseen = _foreseen(asked, further, read)
+        if foreseen and not failure:
+            begun, failure = _begin(pair, proposing, begun, foreseen, unseen)
         # What was drawn before is proposed all the same: to leave out a token for what came after it biases sampling.
         for row in followers:
             row.goal = min(longest, row.limit)
@@ -289,8 +313,27 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> int:
         if failure:
             _drop_draft([*rows, *followers], failure)
             break
+        if foreseen == longest:
+            return begun, further
         rows = further
-    return begun
+    return begun, []
+
+
+def _foreseen(asked: Sequence[_Row], further: Sequence[_Row], read: Sequence[Sequence[Drawn]]) -> int | None:
+    """Return how many tokens will be wanted, those read or more; None where the device cannot tell.
+
+    Args:
+        asked: see `_wanted`.
+        further: the rows that get tokens that are just read.
+        read: see `_Row.propose`.
+    """
+    goals = {}
+    for row in further:
+        goes_on = read[row.goal - 1][row.place].goes_on if row.goal <= len(read) else math.nan
+        if math.isnan(goes_on):
+            return None
+        goals[row.place] = min(row.goal + int(goes_on), row.limit)
+    return max(_wanted(asked, goals), len(read))
 
 
 def _panel(rows: Sequence[_Row]) -> list[_Row]:
@@ -304,10 +347,16 @@ def _panel(rows: Sequence[_Row]) -> list[_Row]:
     return [row for row in rows if not row.follows]
 
 
-def _wanted(rows: Sequence[_Row], further: Sequence[_Row]) -> int:
-    """Return how many tokens to draft before asking again: what half of `rows` want, and who does not weigh time."""
-    goals = sorted([max(row.goal, len(row.proposed)) for row in rows], reverse=True)
-    return max([goals[(len(goals) - 1) // 2], *(row.goal for row in further if not row.guarded.weighs_time)])
+def _wanted(rows: Sequence[_Row], goals: Mapping[int, int]) -> int:
+    """Return how many tokens to draft before asking again: what half of `rows` want, and who does not weigh time.
+
+    Args:
+        rows: that are asked, or were in this step.
+        goals: row → tokens that it wants now.
+    """
+    all_ = sorted([goals.get(row.place, max(row.goal, len(row.proposed))) for row in rows], reverse=True)
+    firm = [goals[row.place] for row in rows if row.place in goals and not row.guarded.weighs_time]
+    return max([all_[(len(all_) - 1) // 2], *firm])
 
 
 def _begin(
@@ -323,7 +372,7 @@ def _begin(
     return begun, None
 
 
-def _read(pair: GraphPair, read: list[Drawn], count: int) -> Exception | None:
+def _read(pair: GraphPair, read: list[list[Drawn]], count: int) -> Exception | None:
     """Wait until `count` drafted tokens of every row are read; return what failed."""
     try:
         while len(read) < count:

@@ -3,15 +3,17 @@ each call below is one CUDA graph."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from transformers import PreTrainedModel
 
 from runtime.cuda.decoder import Decoder
 from runtime.cuda.draws import Draws
+from runtime.cuda.foresight import Foresight
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.mailbox import Mailbox
 from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, accept, chunks, distance, read
@@ -20,12 +22,25 @@ from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
 from runtime.policies.policy import TokenSignals
 
+if TYPE_CHECKING:
+    from runtime.policies.adaptive import Rule
+    from runtime.stopper.stopper import Stopper
+
 CHUNK = 64
 """Tokens of each prompt that one call takes, where several are read side by side."""
 LONG_CHUNK = 256
 """Tokens of a single prompt that one call takes, but for a last one of up to `CHUNK`."""
 CATCH_UP = (1, 2, 4, 8, 16, 32, CHUNK)
 """Widths of a step's first draft call: at least as many tokens as the draft has not seen."""
+
+
+class Drawn(NamedTuple):
+    """A token that the draft wrote into one text."""
+
+    signals: TokenSignals
+    token: int
+    goes_on: float
+    """Whether the text's rule wants another one, 1 or 0; NaN where there was none, or not in time."""
 
 
 class Verified(NamedTuple):
@@ -95,6 +110,8 @@ class GraphPair:
         self.graphs = Graphs(self.state)
         self.sampling = Sampling()
         self.draws: Draws | None = None
+        self.foresight = Foresight(longest, texts, device)
+        self._foresees = False
 
     @torch.inference_mode()
     def choose(self, sampling: Sampling) -> None:
@@ -108,6 +125,15 @@ class GraphPair:
     def _drawing(self) -> Draws | None:
         """What tokens are drawn with; None when greedy."""
         return None if self.sampling.greedy else self.draws
+
+    @torch.inference_mode()
+    def foresee(self, stopper: Stopper | None) -> None:
+        """Answer by policies' rules on this acceptance model from now on; None: by none."""
+        self._foresees = stopper is not None and self.foresight.choose(stopper)
+
+    def give_rules(self, rules: Mapping[int, Rule]) -> None:
+        """Set what the policies of texts, row → rule, answer by until this step is verified."""
+        self.foresight.give(rules)
 
     @torch.inference_mode()
     def begin(self, prompts: Mapping[int, Sequence[int]]) -> None:
@@ -141,10 +167,11 @@ class GraphPair:
         for rows in {min(1 << power, self.texts) for power in range(self.texts.bit_length() + 1)}:
             self.begin({row: [0, 0] for row in range(rows)})
         self.begin({0: [0] * min(CHUNK + 2, self.capacity)})
-        for unseen in (*CATCH_UP, CHUNK + 1):
-            self.draft(0, unseen)
-        for slot in range(1, self.longest):
-            self.draft(slot, 1)
+        for self._foresees in (True, False):
+            for unseen in (*CATCH_UP, CHUNK + 1):
+                self.draft(0, unseen)
+            for slot in range(1, self.longest):
+                self.draft(slot, 1)
         for gamma in range(self.longest + 1):
             self.starts.fill_(1)
             self.verify([gamma] * self.texts)
@@ -154,15 +181,17 @@ class GraphPair:
         for model in (self.draft_model, self.target_model):
             model.forward(self.text, self.joining[:texts], self.cursor[:texts], 0, width)
 
-    @torch.inference_mode()
-    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = ()) -> None:
+    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = (), *, ahead: bool = False) -> None:
         """Begin to draft the token number `slot` ≥ 0 of a step.
 
         Args:
             slot: see above.
             unseen: tokens that are new to the draft, at most; only the first call of a step looks at it.
             uniforms: in [0, 1), one for each text, when sampling.
+            ahead: before the policies know of the last step; their rules are given while the token is drafted.
         """
+        if ahead:
+            self.foresight.forget()
         width = 1
         if not slot:
             # What lies further back than the widest call is read like a prompt.
@@ -171,16 +200,16 @@ class GraphPair:
                 self.graphs.run("catch up", self._catch_up)
                 unseen -= CHUNK
             width = next(width for width in CATCH_UP if width >= unseen)
-        draws = self._drawing
+        draws, foresees = self._drawing, self._foresees
         self._drafted.empty(slot)
         if draws:
             draws.give_draft(slot, uniforms)
-        (draws or self).graphs.run(("draft", slot, width), lambda: self._draft(slot, width, draws))
+        (draws or self).graphs.run(("draft", slot, width, foresees), lambda: self._draft(slot, width, draws, foresees))
 
     def _catch_up(self) -> None:
         self.draft_model.forward(self.text, self.rows, self.cursor, 0, CHUNK)
 
-    def _draft(self, slot: int, width: int, draws: Draws | None) -> None:
+    def _draft(self, slot: int, width: int, draws: Draws | None, foresees: bool) -> None:
         x = self.draft_model.forward(self.text, self.rows, self.starts, slot + 1 - width, width)[:, -1]
         logits, signals = self.draft_logits[slot], self.draft_signals[slot]
         self.draft_model.head(x, logits)
@@ -188,18 +217,23 @@ class GraphPair:
         if draws:
             read(logits, self.parts, self.arrived, self.tokens, signals)
             draws.draft(slot, logits, signals, self.text, self.starts)
-            host.copy_(signals[:, :TOLD], non_blocking=True)
+            if not foresees:
+                told = signals.clone()
+                told[:, -1] = math.nan
+                host.copy_(told, non_blocking=True)
         else:
             write = self.text, self.starts, slot + 1
-            read(logits, self.parts, self.arrived, self.tokens, signals, write, host)
+            read(logits, self.parts, self.arrived, self.tokens, signals, write, None if foresees else host)
+        if foresees:
+            self.foresight.read(slot, self.draft_signals, host)
 
-    def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
-        """Wait for token number `slot` of every text; return its signals, and the token."""
+    def drafted(self, slot: int) -> list[Drawn]:
+        """Wait for token number `slot` of every text, and return them."""
         return [
-            (TokenSignals(entropy, top1, top2), int(token)) for entropy, top1, top2, token in self._drafted.read(slot)
+            Drawn(TokenSignals(entropy, top1, top2), int(token), goes_on)
+            for entropy, top1, top2, token, goes_on in self._drafted.read(slot)
         ]
 
-    @torch.inference_mode()
     def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
         """Begin to verify the first `gammas[b]` tokens that were drafted for each text; see `RESTS`.
 

@@ -12,8 +12,8 @@ CHUNK = 2048
 """Logits that one program reads."""
 SIGNALS = 5
 """Entropy in bits, top-1 and top-2 probability, the likeliest token, and ln Σ exp(logit), of one distribution."""
-TOLD = 4
-"""What the host is told of them: all but the last."""
+TOLD = 5
+"""What the host is told: the first four of them, and whether the policy will go on (1 or 0; NaN: ask it)."""
 RESULT = 5
 """Of a step: accepted tokens, the token after them, and what `verified_signals` says of its distribution."""
 
@@ -87,7 +87,8 @@ def _read(
         bits = tl.maximum(entropy, 0.0) * 1.4426950408889634  # 1 / ln 2
         top2 = tl.exp(second - peak) / total
         if TELL:
-            _store_four(host + row * 4, bits, 1 / total, top2, token.to(tl.float32))
+            _store_four(host + row * 5, bits, 1 / total, top2, token.to(tl.float32))
+            tl.store(host + row * 5 + 4, float("nan"))
         _store_four(signals + row * 5, bits, 1 / total, top2, token.to(tl.float32))
         tl.store(signals + row * 5 + 4, peak + tl.log(total))
         tl.store(tokens + row, token)
@@ -213,7 +214,7 @@ def read(
         signals: float32 `[rows, 5]`, see `SIGNALS`.
         write: text (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
             `text[b, starts[b] + place]`.
-        host: float32 `[rows, 4]`, pinned; also write what `TOLD` says there.
+        host: float32 `[rows, 5]`, pinned; also write what `TOLD` says there.
     """
     rows, vocabulary = logits.shape
     text, starts, place = write or (tokens, tokens, 0)

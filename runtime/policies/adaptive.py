@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import log
+from typing import NamedTuple
 
 from runtime.policies.policy import Drafted, Outcome, TokenSignals
 from runtime.policies.price import LONGEST, Price
@@ -10,6 +11,17 @@ from runtime.policies.step_times import RunningTimes, StepTimes
 from runtime.stopper.history import History
 from runtime.stopper.progress import NOTHING, Progress
 from runtime.stopper.stopper import Stopper
+
+
+class Rule(NamedTuple):
+    """What it takes to answer in `Adaptive`'s place while a step drafts, once it has begun.
+
+    Drafting goes on while fewer than `LONGEST` tokens are drafted and S · following > `price.least`.
+    """
+
+    stopper: Stopper
+    """Knows what stays while the step drafts."""
+    price: Price
 
 
 class Adaptive:
@@ -73,6 +85,10 @@ class Adaptive:
         _, following = self.stopper(NOTHING)
         self.pays = self.price.length(following) > 0
         return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
+
+    def rule(self) -> Rule:
+        """Return what it will answer by until the step is verified."""
+        return Rule(self.stopper, self.price)
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.notice import warn_once
 from runtime.policies.fallback import Fallback
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome, Policy
+
+if TYPE_CHECKING:
+    from runtime.policies.adaptive import Rule
 
 
 class Guarded:
@@ -38,6 +41,15 @@ class Guarded:
     def weighs_time(self) -> bool:
         """See `Policy`."""
         return bool(getattr(self.policy, "weighs_time", False))
+
+    def rule(self) -> Rule | None:
+        """Return the rule of a policy that has one, for the step that has begun."""
+        make = getattr(self.policy, "rule", None)
+        try:
+            return make() if make else None
+        except Exception as error:
+            self._replace(error)
+            return None
 
     def begin(self) -> None:
         """Start the text."""

@@ -79,6 +79,9 @@ class Policy(Protocol):
     Its class may say `weighs_time = True`: among many rows such a policy may be given less than it asks for, where
     drafting on for it would cost the others more; or be neither asked nor told of steps that others decide for its row,
     too, and begin anew afterwards (`runtime.cuda.loop`).
+
+    It may have a method `rule` that returns what it will answer by after the first answer of a step
+    (`runtime.policies.adaptive.Rule`): a fast loop then goes on as the rule says, and asks meanwhile.
     """
 
     name: str

@@ -39,7 +39,8 @@ class Price:
         # [drafted, k − 1]: milliseconds of k more tokens, endless beyond the longest step.
         more_ms = np.append(step_ms, [np.inf] * LONGEST)[_FURTHER] - step_ms[:LONGEST, None]
         self._lengths: list[int] = rates.argmax(0).tolist()
-        self._least = rates.max(0) * (more_ms[:, :, None] * _PER_TOKEN).min(1)  # [drafted, bin]
+        self.table = rates.max(0) * (more_ms[:, :, None] * _PER_TOKEN).min(1)
+        """`[drafted, bin]`: what `least` returns, float64 `[LONGEST, BINS + 1]`."""
 
     def length(self, probability: float) -> int:
         """Return the gamma that reaches R(b), in tokens; 0 where drafting does not pay."""
@@ -55,5 +56,5 @@ class Price:
             drafted: tokens drafted so far, from 1 to `LONGEST` − 1.
             probability: b, of each further token if those before it stand.
         """
-        least: float = self._least.item(drafted, int(probability * BINS))
+        least: float = self.table.item(drafted, int(probability * BINS))
         return least

@@ -9,6 +9,7 @@ from math import tanh
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runtime.artifacts import package_folder
 from runtime.contract import STOPPER_FILE, STOPPER_NAME
@@ -55,7 +56,7 @@ class Stopper:
         # Inputs end in a 1, and weights in what it adds: b1 for the context, the context's sum for what is drafted.
         self._W_context = np.vstack([W1[:first], b1])
         self._W_drafted = np.vstack([W1[first:], b1])
-        self._context_sum = self._W_drafted[-1]
+        self._context_sum: NDArray[np.float32] = self._W_drafted[-1]
         # sigmoid(x) = (1 + tanh(x / 2)) / 2, which cannot overflow; halves are exact
         self._W2 = np.ascontiguousarray(W2.T) / 2  # a row for each answer: so numpy is faster
         self._b_accepted, self._b_following = (b2 / 2).tolist()
@@ -80,6 +81,22 @@ class Stopper:
     def __reduce__(self) -> tuple[type[Stopper], tuple[Path]]:
         """A copy, or a stopper sent to another process, opens its package anew; it stands between two steps."""
         return Stopper, (self.folder,)
+
+    @property
+    def weights(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """What a call adds to `context`, for those who compute it elsewhere.
+
+        Returns:
+            A row for each of `progress.NAMES`, `[features, units]`; a row for each answer, `[2, units]`; `[2]`:
+            sigmoid(W2 · relu(drafted W + context) + b2).
+        """
+        biases = np.array([self._b_accepted, self._b_following], np.float32)
+        return self._W_drafted[:-1], (2 * self._W2).astype(np.float32), 2 * biases
+
+    @property
+    def context(self) -> NDArray[np.float32]:
+        """What `begin_step` set: the context's part of the sum, `[units]`."""
+        return self._context_sum
 
     def begin_step(self, context: Sequence[float]) -> None:
         """Set the features that stay while a step drafts, `History.features`."""

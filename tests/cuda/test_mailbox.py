@@ -141,9 +141,9 @@ def test_a_draft_that_nobody_read_is_not_taken_for_the_next(pair: GraphPair, dev
     pair.graphs.run = lambda *_: device.work.append(_as(box[1], next(calls)))  # type: ignore[method-assign]
     pair.draft(1, 1)
     pair.draft(1, 1)
-    assert [token for _, token in pair.drafted(1)] == [2, 2]
+    assert [drawn.token for drawn in pair.drafted(1)] == [2, 2]
     pair.draft(1, 1)
-    assert [token for _, token in pair.drafted(1)] == [3, 3]
+    assert [drawn.token for drawn in pair.drafted(1)] == [3, 3]
     assert device.waits == 2  # for the first, and before it: nobody knows what was under way
 
 
@@ -208,7 +208,7 @@ def test_logits_that_are_no_numbers_are_read(way: Sampling, monkeypatch: pytest.
     pair.choose(way)
     pair.begin({0: [1, 2, 3]})
     pair.draft(0, 1, [0.5])
-    ((signals, token),) = pair.drafted(0)
+    ((signals, token, _),) = pair.drafted(0)
     assert not signals.known
     assert 0 <= token < 32
     pair.verify([1], [[0.0, 0.5]])
@@ -233,7 +233,7 @@ def test_a_launch_that_fails_leaves_a_pair_that_works_or_raises(
         with pytest.raises(RuntimeError, match="has left no result"):
             read()
     pair.draft(0, 1)
-    assert all(0 <= token < 32 for _, token in pair.drafted(0))
+    assert all(0 <= token < 32 for _, token, _ in pair.drafted(0))
     pair.verify([1, 0])
     assert all(0 <= row.token < 32 for row in pair.verified())
     assert not device.work

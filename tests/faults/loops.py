@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 
 from integrations.transformers import assisted_by, speculative_generate
 from runtime.cuda.loop import speculate_texts
-from runtime.cuda.pair import RESTS, GraphPair, Verified
+from runtime.cuda.pair import RESTS, Drawn, GraphPair, Verified
 from runtime.loop.accept import accept_greedy, accept_sampled, left_behind
 from runtime.loop.generate import Step, speculate
 from runtime.loop.propose import token_signals
@@ -44,7 +45,13 @@ class FakePair:
     def _logits(self, model: PreTrainedModel, text: list[int]) -> torch.Tensor:
         return cast(torch.Tensor, model(torch.tensor([text])).logits[0]).float()
 
-    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = ()) -> None:  # noqa: ARG002
+    def foresee(self, stopper: object) -> None:
+        """Nothing is foreseen."""
+
+    def give_rules(self, rules: object) -> None:
+        """Likewise."""
+
+    def draft(self, slot: int, unseen: int, uniforms: Sequence[float] = (), *, ahead: bool = False) -> None:  # noqa: ARG002
         del self.slots[slot:]
         drafted = []
         for row in range(self.texts):
@@ -57,8 +64,8 @@ class FakePair:
     def _draw(self, logits: torch.Tensor, uniform: float) -> torch.Tensor:
         return draw(self.sampling.probabilities(logits)[0], torch.tensor(uniform, dtype=torch.float64))
 
-    def drafted(self, slot: int) -> list[tuple[TokenSignals, int]]:
-        return [row[:2] for row in self.slots[slot]]
+    def drafted(self, slot: int) -> list[Drawn]:
+        return [Drawn(signals, token, math.nan) for signals, token, _ in self.slots[slot]]
 
     def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
         self.results = [self._verify(row, *given) for row, given in enumerate(zip(gammas, uniforms, strict=True))]
