@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtime.policies.policy import TokenSignals
-from runtime.policies.step_times import StepTimes
 from runtime.replay.replay import step_outcome
 from runtime.replay.traces import LOOKAHEAD, Text
 from runtime.stopper.history import History
@@ -17,7 +16,6 @@ from runtime.stopper.progress import NOTHING, Progress
 
 Floats = NDArray[np.float32]
 
-NO_TIMES = StepTimes({1: 1.0}, {1: 1.0})
 """Times that no feature depends on."""
 PRODUCTS = (0.1, 0.7)
 """A text is walked with steps that end where the product of top-1 probabilities falls below a number from this range:
@@ -67,7 +65,7 @@ def text_rows(text: Text, number: int, history: History, random: np.random.Gener
             labels.append((accepted >= drafted, accepted > drafted))
             weights.append((weight * (drafted > 0), weight * (accepted >= drafted and drafted < limit)))
         gamma = behaviour.gamma(rollout, limit)
-        outcome = step_outcome(text, position, gamma, NO_TIMES, 1)
+        outcome = step_outcome(text, position, gamma)
         history.observe(rollout[:gamma], outcome)
         position += outcome.accepted + 1
     return Rows(

@@ -260,11 +260,12 @@ def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float
 
 def _to_draft(pair: GraphPair, rows: Sequence[_Row], slot: int) -> list[float]:
     """Return the numbers that a draft call draws with: none greedily; those of other rows mean nothing."""
+    if pair.sampling.greedy:
+        return []
     numbers = [0.0] * pair.texts
     for row in rows:
-        if row.uniforms is None:
-            return []
-        numbers[row.place] = row.uniforms.ahead(slot + 1)[slot]
+        if row.uniforms:
+            numbers[row.place] = row.uniforms.ahead(slot + 1)[slot]
     return numbers
 
 
@@ -354,6 +355,8 @@ def _wanted(rows: Sequence[_Row], goals: Mapping[int, int]) -> int:
         rows: that are asked, or were in this step.
         goals: row → tokens that it wants now.
     """
+    if len(rows) == 1:
+        return goals[rows[0].place]
     all_ = sorted([goals.get(row.place, max(row.goal, len(row.proposed))) for row in rows], reverse=True)
     firm = [goals[row.place] for row in rows if row.place in goals and not row.guarded.weighs_time]
     return max([all_[(len(all_) - 1) // 2], *firm])

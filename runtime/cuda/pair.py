@@ -104,6 +104,7 @@ class GraphPair:
         self.parts = zeros(rows * chunks(vocabulary) * 5)
         self.arrived = zeros(rows, dtype=torch.int32)
         self._gammas = torch.zeros(texts, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._given_gammas = self._gammas.numpy()
         self._drafted = Mailbox(longest, texts, TOLD, device)
         self._verified = Mailbox(1, texts, RESULT, device)
         self.state = [self.text, self.starts, self.cursor, self._drafted.numbers, self._verified.numbers]
@@ -241,7 +242,7 @@ class GraphPair:
         """
         width = max(gammas) + 1
         self._verified.empty(0)  # before its gammas are others: the last verification reads them on the host
-        self._gammas.numpy()[:] = gammas
+        self._given_gammas[:] = gammas
         draws = self._drawing
         if draws:
             draws.give_verification(uniforms)

@@ -5,19 +5,43 @@ from __future__ import annotations
 import time
 
 from runtime.cuda.pair import GraphPair
+from runtime.stopper.stopper import Stopper
 
 
 class TimedDraft:
-    """The draft's calls; see `Timed`."""
+    """The draft's calls; see `Timed`.
+
+    Args:
+        pair: to time.
+        stopper: if the device answers by rules on it, too.
+    """
+
+    def __init__(self, pair: GraphPair, stopper: Stopper | None = None) -> None:
+        self.pair, self.stopper = pair, stopper
+
+    def forward_ms(self, tokens: int) -> float:
+        """Return the milliseconds of drafting one token after `tokens` new ones, until its signals are there."""
+        self.pair.foresee(self.stopper)
+        start = time.perf_counter()
+        self.pair.draft(0, tokens)
+        self.pair.drafted(0)
+        return (time.perf_counter() - start) * 1e3
+
+
+class TimedChain:
+    """The draft's calls one behind the other, the first after one new token; see `Timed`."""
 
     def __init__(self, pair: GraphPair) -> None:
         self.pair = pair
 
     def forward_ms(self, tokens: int) -> float:
-        """Return the milliseconds of drafting one token after `tokens` new ones, until its signals are there."""
+        """Return the milliseconds of drafting `tokens`, all begun at once, until the last one's signals are there."""
+        self.pair.foresee(None)
         start = time.perf_counter()
-        self.pair.draft(0, tokens)
-        self.pair.drafted(0)
+        for slot in range(tokens):
+            self.pair.draft(slot, 1)
+        for slot in range(tokens):
+            self.pair.drafted(slot)
         return (time.perf_counter() - start) * 1e3
 
 

@@ -18,6 +18,8 @@ from runtime.policies.policy import Outcome
 from runtime.profile.store import check_profile
 
 BACKENDS = ("eager", "graph", "compiled")
+OF_DRAFTS = ("chained", "foreseen")
+"""What else is measured of the fast loop's draft; see `StepTimes`."""
 LONGEST_MS = 1e9
 """Milliseconds of a forward, eleven days: more is no measurement."""
 
@@ -30,13 +32,24 @@ class StepTimes:
         target: tokens in the call → milliseconds, of the target.
         ahead: whether the loop begins a step's first draft forward before it knows what became of the last step, as
             the one on CUDA graphs does.
+        chained: milliseconds of a draft forward that is begun before the one before it has been read, as that loop
+            does where one answer asks for several; None: as any other.
+        foreseen: milliseconds of a draft forward whose device also answers for the policy, by its rule; None: likewise.
     """
 
     WIDEST = 64
     """Tokens of the widest call that is looked up; wider ones cost what this one does."""
 
-    def __init__(self, draft: Mapping[int, float], target: Mapping[int, float], ahead: bool = False) -> None:
+    def __init__(
+        self,
+        draft: Mapping[int, float],
+        target: Mapping[int, float],
+        ahead: bool = False,
+        chained: float | None = None,
+        foreseen: float | None = None,
+    ) -> None:
         self.draft, self.target, self.ahead = dict(draft), dict(target), ahead
+        self.chained, self.foreseen = chained, foreseen
         self._draft = _interpolate(draft, self.WIDEST)
         self._target = _interpolate(target, self.WIDEST)
 
@@ -127,12 +140,20 @@ class _RunningMedian:
 def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
     """Read a `step_times_ms.json`: `{"draft": {"eager1": ms, …}, "fp16": {…}, …}`, keys BACKEND and tokens.
 
+    Of the backend "graph", the draft's "chained1" and "foreseen1", where the file has them, are read, too.
+
     Raises:
         SpeckvError: if the file cannot be read, or holds nothing for the precision or the backend.
     """
     content = _read(path)
     draft, target = (_measured(path, content, model, backend) for model in ("draft", precision))
-    return StepTimes(draft, target, ahead=backend == "graph")
+    if backend != "graph":
+        return StepTimes(draft, target)
+    others = _keys(content["draft"])
+    chained, foreseen = (
+        _measured(path, content, "draft", kind)[1] if 1 in others.get(kind, {}) else None for kind in OF_DRAFTS
+    )
+    return StepTimes(draft, target, ahead=True, chained=chained, foreseen=foreseen)
 
 
 def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,6 +21,10 @@ TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 GRAPH_WIDTHS = (1, 2, 3, 5, 8, 9, 16, 17)
 """Likewise on the fast loop, whose kernels work on 1, 2, 8 or 16 tokens, or on more."""
 REPEATS = 15
+GRAPH_WARM_UP, GRAPH_REPEATS = 20, 40
+"""Rounds on the fast loop, whose device takes some tenths of a second to reach its speed."""
+CHAIN = 4
+"""Tokens drafted at once, of which all but the first are timed together."""
 BATCH_WIDTHS = (33, 65, 129, 257)
 """What an engine that verifies many texts at once puts into one call of the target."""
 BATCH_REPEATS = 5
@@ -63,14 +67,21 @@ def measure_step_times(model: PreTrainedModel, widths: Sequence[int], repeats: i
 
 
 def measure_graph_times(pair: GraphPair) -> tuple[dict[str, float], dict[str, float]]:
-    """Return the median milliseconds of the fast loop's calls, of the draft and of the target, as `{"graph1": …}`."""
-    from runtime.cuda.times import TimedDraft, TimedTarget
+    """Return the median milliseconds of the fast loop's calls, of the draft and of the target, as `{"graph1": …}`.
+
+    Of the draft also what `StepTimes` calls chained and foreseen, as "chained1" and "foreseen1".
+    """
+    from runtime.cuda.times import TimedChain, TimedDraft, TimedTarget
+    from runtime.stopper.stopper import Stopper
 
     pair.begin({0: [0] * CONTEXT})
-    return (
-        measure_widths("graph", TimedDraft(pair), DRAFT_WIDTHS),
-        measure_widths("graph", TimedTarget(pair), GRAPH_WIDTHS),
-    )
+    draft, foreseen, chain = TimedDraft(pair), TimedDraft(pair, Stopper()), TimedChain(pair)
+    calls: dict[tuple[str, int], Timed] = {("graph", width): draft for width in DRAFT_WIDTHS}
+    calls |= {("foreseen", 1): foreseen, ("chain", CHAIN): chain}
+    of_draft = _medians(calls, GRAPH_REPEATS, GRAPH_WARM_UP)
+    of_draft["chained1"] = round((of_draft.pop(f"chain{CHAIN}") - of_draft["graph1"]) / (CHAIN - 1), 4)
+    target = TimedTarget(pair)
+    return of_draft, _medians({("graph", width): target for width in GRAPH_WIDTHS}, GRAPH_REPEATS, GRAPH_WARM_UP)
 
 
 def measure_widths(backend: str, timed: Timed, widths: Sequence[int], repeats: int = REPEATS) -> dict[str, float]:
@@ -78,10 +89,15 @@ def measure_widths(backend: str, timed: Timed, widths: Sequence[int], repeats: i
 
     The widths are interleaved, so that a machine that slows down slows all of them.
     """
-    samples: dict[int, list[float]] = {width: [] for width in widths}
-    for round_ in range(repeats + 2):
-        for width in widths:
-            milliseconds = timed.forward_ms(width)
-            if round_ >= 2:  # the first rounds warm up
-                samples[width].append(milliseconds)
-    return {f"{backend}{width}": round(float(np.median(samples[width])), 4) for width in widths}
+    return _medians({(backend, width): timed for width in widths}, repeats, 2)
+
+
+def _medians(calls: Mapping[tuple[str, int], Timed], repeats: int, warm_up: int) -> dict[str, float]:
+    """Return the median milliseconds of calls, (kind, tokens) → what makes them, after some rounds that warm up."""
+    samples: dict[str, list[float]] = {}
+    for round_ in range(warm_up + repeats):
+        for (kind, tokens), timed in calls.items():
+            milliseconds = timed.forward_ms(tokens)
+            if round_ >= warm_up:
+                samples.setdefault(f"{kind}{tokens}", []).append(milliseconds)
+    return {name: round(float(np.median(values)), 4) for name, values in samples.items()}

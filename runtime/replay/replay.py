@@ -6,7 +6,9 @@ that any policy could take. As the live loop does, a step near the end drafts no
 
 Where the loop drafts ahead (`StepTimes.ahead`), a step that might have drafted on is followed at once by the next one's
 first draft forward. What the policy learns and first decides meanwhile costs nothing, as far as it takes no longer; if
-it then drafts nothing, the forward was for nothing.
+it then drafts nothing, the forward was for nothing. Tokens that one answer asks for are drafted in a chain. Where a
+policy has a rule, what it decides later in the step is foreseen on the device (`runtime.cuda.foresight`): that takes
+the device's time, and the host's only as far as it outlasts a draft forward.
 """
 
 from __future__ import annotations
@@ -68,14 +70,15 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
     while position < text.positions:
         # The target adds a token of its own, so drafting the last one would be for nothing.
         limit = min(text.positions - position - 1, LOOKAHEAD)
-        drafted = Drafted()
+        drafted, draft_ms = Drafted(), 0.0
         goal = min(clock.between(policy.gamma, drafted), limit)
-        clock.begin_step(goal > 0 or getattr(policy, "foresees", False))
+        clock.begin_step(goal > 0 or getattr(policy, "foresees", False), hasattr(policy, "rule"))
         while goal > drafted.count:
+            draft_ms += clock.drafting_ms(goal - drafted.count, 1 if drafted.count else pending)
             drafted.tokens += text.rollouts[position][drafted.count : goal]
             goal = min(clock.within(policy.gamma, drafted), limit)
         gamma = drafted.count
-        outcome = step_outcome(text, position, gamma, times, pending)
+        outcome = step_outcome(text, position, gamma, draft_ms, times.target_ms(gamma + 1))
         clock.end_step(outcome, might_draft=0 < gamma < limit)
         clock.between(policy.observe, outcome)
         # The draft has seen all but the last committed token, and never its own last one.
@@ -96,7 +99,7 @@ class _Clock:
         self.between_ms = 0.0
         """The policy's, since the last verification."""
         self._times = times
-        self._ahead = False
+        self._ahead = self._rules = self._foreseen = False
 
     def between(self, question: Callable[[Given], Answer], given: Given) -> Answer:
         """Ask what a policy is asked between a verification and a draft."""
@@ -105,14 +108,28 @@ class _Clock:
         return answer
 
     def within(self, question: Callable[[Given], Answer], given: Given) -> Answer:
-        """Ask what a policy is asked while a step drafts, and waits for the answer."""
+        """Ask what a policy is asked while a step drafts, and waits for the answer unless it is foreseen."""
         answer, milliseconds = _timed(question, given)
-        self.policy_ms += milliseconds
+        self.policy_ms += max(milliseconds - self._times.draft_ms(), 0.0) if self._foreseen else milliseconds
         return answer
 
-    def begin_step(self, drafts: bool) -> None:
-        """Account for what passed since the last verification, now that it is known whether the step drafts."""
+    def drafting_ms(self, tokens: int, pending: int) -> float:
+        """Milliseconds of drafting as many tokens as one answer asked for, the first after `pending` new ones."""
+        times = self._times
+        chained = times.draft_ms() if times.chained is None else times.chained
+        answering = max(times.foreseen - times.draft_ms(), 0.0) if self._rules and times.foreseen else 0.0
+        return times.draft_ms(pending) + (tokens - 1) * chained + tokens * answering
+
+    def begin_step(self, drafts: bool, rules: bool) -> None:
+        """Account for what passed since the last verification.
+
+        Args:
+            drafts: whether the step does.
+            rules: whether the policy has a rule. A step is foreseen if it is there before the first token.
+        """
         hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
+        self._rules = rules
+        self._foreseen = rules and self._times.ahead and (not self._ahead or self.between_ms <= hidden)
         self.policy_ms += max(self.between_ms - hidden, 0.0)
         self.model_ms += 0.0 if drafts else hidden
         self.between_ms = 0.0
@@ -130,7 +147,9 @@ def _timed(question: Callable[[Given], Answer], given: Given) -> tuple[Answer, f
     return answer, (time.thread_time() - start) * 1e3
 
 
-def step_outcome(text: Text, position: int, gamma: int, times: StepTimes, pending: int) -> Outcome:
+def step_outcome(
+    text: Text, position: int, gamma: int, draft_ms: float = math.nan, verify_ms: float = math.nan
+) -> Outcome:
     """Return what the live loop would know of the step: the draft has no distribution after its last token."""
     accepted = min(gamma, text.accepted[position])
     verified = text.verified_before(position + accepted + 1)
@@ -140,6 +159,6 @@ def step_outcome(text: Text, position: int, gamma: int, times: StepTimes, pendin
         verified.entropy,
         verified.top1,
         verified.distance if accepted < gamma else math.nan,
-        draft_ms=times.drafting_ms(gamma, pending),
-        verify_ms=times.target_ms(gamma + 1),
+        draft_ms,
+        verify_ms,
     )

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from runtime.__main__ import main
 from runtime.loop.backend import Backend
 from runtime.profile import profile as profile_module
-from runtime.profile.step_times import CONTEXT, DRAFT_WIDTHS, GRAPH_WIDTHS
+from runtime.profile.step_times import CHAIN, CONTEXT, DRAFT_WIDTHS, GRAPH_WIDTHS
 
 
 class FakePair:
@@ -27,13 +27,18 @@ class FakePair:
     def begin(self, prompts: list[list[int]]) -> None:
         self.starts.fill_(len(prompts[0]) - 1)
 
+    def foresee(self, stopper: object) -> None:
+        self.foresees = stopper is not None
+
     def draft(self, slot: int, unseen: int) -> None:
-        assert slot == 0
-        self.log.append(("draft", unseen))
+        assert slot == 0 or unseen == 1
+        assert slot < CHAIN
+        self.begun = slot
+        self.log.append(("foreseen" if self.foresees else "draft", unseen))
 
     def drafted(self, slot: int) -> None:
-        assert self.log[-1][0] == "draft"
-        assert slot == 0
+        assert self.log[-1][0] in ("draft", "foreseen")
+        assert slot <= self.begun
 
     def verify(self, gammas: list[int]) -> None:
         assert self.starts.tolist() == [CONTEXT - 1]  # every call at the same length
@@ -72,9 +77,11 @@ def test_the_fast_loops_times_stand_beside_the_eager_ones_and_are_replayed(
         assert profile(target_folder, prompts_file, output) == 0
     assert len(asked) == 1
     assert asked[0] >= CONTEXT + max(GRAPH_WIDTHS)
-    assert set(fake.log) == {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in GRAPH_WIDTHS}
+    calls = {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in GRAPH_WIDTHS} | {("foreseen", 1)}
+    assert set(fake.log) == calls
     times = json.loads(path.read_text())
-    assert times["draft"].keys() == {f"{kind}{width}" for kind in ("eager", "graph") for width in DRAFT_WIDTHS}
+    widths = {f"{kind}{width}" for kind in ("eager", "graph") for width in DRAFT_WIDTHS}
+    assert times["draft"].keys() == widths | {"chained1", "foreseen1"}
     assert {f"graph{width}" for width in GRAPH_WIDTHS} == times["fp32"].keys() - eager["fp32"].keys()
     assert {key: times["fp32"][key] for key in eager["fp32"]} == eager["fp32"]
 

@@ -198,3 +198,42 @@ def test_an_oracles_loop_drafts_nothing_ahead_in_vain() -> None:
     (ahead,) = replay(texts, Oracle(texts), StepTimes(TIMES.draft, TIMES.target, ahead=True))
     assert any(step.gamma and not following.gamma for step, following in itertools.pairwise(known.steps))
     assert ahead.model_ms == known.model_ms
+
+
+def test_what_one_answer_asks_for_is_drafted_in_a_chain() -> None:
+    times = StepTimes(TIMES.draft, TIMES.target, ahead=True, chained=TIMES.draft_ms() / 4)
+    texts = [text([9] * 8)]
+    (at_once,) = replay(texts, Fixed(3), times)
+    (one_by_one,) = replay(texts, Confidence(0.0), times)
+    assert [step.gamma for step in at_once.steps] == [3, 3]
+    for step, first_ms in zip(at_once.steps, [TIMES.draft_ms(), TIMES.draft_ms(2)], strict=True):
+        assert step.draft_ms == pytest.approx(first_ms + 2 * TIMES.draft_ms() / 4)
+    (step,) = one_by_one.steps
+    assert step.draft_ms == pytest.approx(7 * TIMES.draft_ms())
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_rule_takes_the_devices_time_instead_of_the_hosts(ahead: bool) -> None:
+    class Pondering(Confidence):
+        """Takes its time over every token."""
+
+        def gamma(self, drafted: Drafted) -> int:
+            if drafted.count:
+                sum(range(50_000))
+            return super().gamma(drafted)
+
+    class Ruled(Pondering):
+        def rule(self) -> None:
+            """One that the device could follow."""
+
+    texts = [text([3] * 40)]
+    times = StepTimes({1: 50.0}, {1: 100.0}, ahead=ahead, foreseen=51.0 if ahead else None)
+    (asked,) = replay(texts, Pondering(0.5), times)
+    (foreseen,) = replay(texts, Ruled(0.5), times)
+    assert counts(asked) == counts(foreseen)
+    drafted = sum(step.gamma for step in asked.steps)
+    assert foreseen.model_ms == pytest.approx(asked.model_ms + ahead * drafted * 1.0)
+    if ahead:
+        assert foreseen.policy_ms < asked.policy_ms / 4
+    else:
+        assert foreseen.policy_ms > asked.policy_ms / 4
