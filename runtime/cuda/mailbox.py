@@ -15,7 +15,7 @@ class Mailbox:
 
     Reading them needs neither an event nor a copy, which take longer than a short call's last kernel. A call must write
     every number of its slot once: then all of it is there where none is `UNWRITTEN` any more, in whatever order the
-    numbers arrive.
+    numbers arrive. Reading a slot empties it, so that little is left to do before a call begins: the device waits.
 
     Args:
         slots: calls that may be under way at the same time.
@@ -26,16 +26,17 @@ class Mailbox:
 
     def __init__(self, slots: int, rows: int, width: int, device: torch.device) -> None:
         self.numbers = torch.full((slots, rows, width), UNWRITTEN, pin_memory=device.type == "cuda")
-        self._rows = self.numbers.numpy()
-        self._flat = self._rows.reshape(slots, -1)
-        self._device = device
+        self._slots = list(self.numbers.numpy().reshape(slots, -1))
+        self._unread = [False] * slots
+        self._width, self._device = width, device
 
-    def empty(self, slot: int) -> None:
-        """Make ready for a call. If one that nobody has read is still under way, wait for it."""
+    def begin(self, slot: int) -> None:
+        """Make ready for a call. If one that nobody has read may still be under way, wait for it."""
         # What it would write later would be taken for the next one's.
-        if UNWRITTEN in self._flat[slot].tolist():
+        if self._unread[slot]:
             _wait(self._device)
-        self._flat[slot] = UNWRITTEN
+            self._slots[slot].fill(UNWRITTEN)
+        self._unread[slot] = True
 
     def read(self, slot: int) -> list[list[float]]:
         """Wait until the slot's call has written all numbers, and return its rows.
@@ -43,12 +44,14 @@ class Mailbox:
         Raises:
             RuntimeError: if the device has failed, or has nothing to do any more and has not written them.
         """
-        look, idle = self._flat[slot].tolist, False
+        numbers, idle = self._slots[slot], False
+        look = numbers.tolist
         while True:
             for _ in range(POLLS):
-                if UNWRITTEN not in look():
-                    rows: list[list[float]] = self._rows[slot].tolist()
-                    return rows
+                if UNWRITTEN not in (found := look()):
+                    numbers.fill(UNWRITTEN)
+                    self._unread[slot] = False
+                    return [found[at : at + self._width] for at in range(0, len(found), self._width)]
             if idle:
                 raise RuntimeError("the device has done all its work, and a call has left no result on the host")
             idle = _idle(self._device)

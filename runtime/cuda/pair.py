@@ -202,7 +202,7 @@ class GraphPair:
                 unseen -= CHUNK
             width = next(width for width in CATCH_UP if width >= unseen)
         draws, foresees = self._drawing, self._foresees
-        self._drafted.empty(slot)
+        self._drafted.begin(slot)
         if draws:
             draws.give_draft(slot, uniforms)
         (draws or self).graphs.run(("draft", slot, width, foresees), lambda: self._draft(slot, width, draws, foresees))
@@ -241,7 +241,7 @@ class GraphPair:
         When sampling, `uniforms[b]` are `gammas[b]` + 1 numbers in [0, 1).
         """
         width = max(gammas) + 1
-        self._verified.empty(0)  # before its gammas are others: the last verification reads them on the host
+        self._verified.begin(0)  # before its gammas are others: the last verification reads them on the host
         self._given_gammas[:] = gammas
         draws = self._drawing
         if draws:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 
 from runtime.errors import SpeckvError, TargetError
@@ -14,19 +11,26 @@ MEMORY_ADVICE = "shorten the prompt, free memory, or load the target in a lower 
 OTHER_ADVICE = "it fails without speculation, too"
 
 
-@contextmanager
-def targets_own(tokens: int, kind: type[Exception] = Exception) -> Iterator[None]:
+class targets_own:  # noqa: N801  (reads as what stands inside)
     """Turn exceptions of `kind` inside into a `TargetError` that says after how many tokens of text it was.
 
-    Without the target there is no text, so this ends it; what the loop itself says of a model is clear already.
+    Without the target there is no text, so this ends it; what the loop itself says of a model is clear already. A class
+    and no generator, since a device waits while the loop enters it.
     """
-    try:
-        yield
-    except SpeckvError:
-        raise
-    except kind as error:
+
+    def __init__(self, tokens: int, kind: type[Exception] = Exception) -> None:
+        self.tokens, self.kind = tokens, kind
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Raise the `TargetError`."""
+        if not isinstance(error, self.kind) or isinstance(error, SpeckvError):
+            return
         advice = MEMORY_ADVICE if isinstance(error, torch.OutOfMemoryError) else OTHER_ADVICE
-        raise TargetError(f"the target failed after {tokens} tokens of text ({described(error)}): {advice}") from error
+        said = f"the target failed after {self.tokens} tokens of text ({described(error)}): {advice}"
+        raise TargetError(said) from error
 
 
 def no_numbers(tokens: int) -> TargetError:

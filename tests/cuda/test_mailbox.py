@@ -75,17 +75,17 @@ def pair(models: tuple[PreTrainedModel, PreTrainedModel], monkeypatch: pytest.Mo
 
 def test_numbers_are_read_when_the_last_of_them_is_there(device: LateDevice) -> None:
     box = Mailbox(2, 2, 3, CPU)
-    box.empty(1)
+    box.begin(1)
     order = [(1, 2), (0, 0), (1, 0), (0, 2), (1, 1), (0, 1)]
     device.work = [lambda at=at: box.numbers[1].__setitem__(at, 10.0 * at[0] + at[1]) for at in order]
     assert box.read(1) == [[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]]
-    assert box.read(1) == [[0.0, 1.0, 2.0], [10.0, 11.0, 12.0]]
     assert not device.work
+    assert box.numbers.eq(UNWRITTEN).all()  # ready for the next call
 
 
 def test_numbers_that_are_none_are_numbers(device: LateDevice) -> None:
     box = Mailbox(1, 1, 3, CPU)
-    box.empty(0)
+    box.begin(0)
     device.work = [lambda: box.numbers.copy_(torch.tensor([math.nan, -1.0, math.inf]))]
     (row,) = box.read(0)
     assert math.isnan(row[0])
@@ -121,12 +121,17 @@ def test_what_is_written_while_the_device_says_that_it_is_idle_counts(monkeypatc
     assert box.read(0) == [[7.0]]
 
 
-def test_an_unread_call_is_waited_for_only_while_it_is_under_way(device: LateDevice) -> None:
-    box = Mailbox(1, 1, 1, CPU)
-    box.numbers.fill_(5.0)
-    box.empty(0)
+def test_a_call_that_nobody_read_is_waited_for_and_no_other(device: LateDevice) -> None:
+    box = Mailbox(2, 1, 1, CPU)
+    box.begin(0)
+    box.begin(1)
     assert device.waits == 0
-    box.empty(0)
+    device.work = [lambda: box.numbers[0].fill_(5.0), lambda: box.numbers[1].fill_(6.0)]
+    box.begin(0)
+    assert device.waits == 1
+    device.work = [lambda: box.numbers[0].fill_(7.0)]
+    assert (box.read(0), box.read(1)) == ([[7.0]], [[6.0]])
+    box.begin(0)
     assert device.waits == 1
 
 
@@ -144,7 +149,7 @@ def test_a_draft_that_nobody_read_is_not_taken_for_the_next(pair: GraphPair, dev
     assert [drawn.token for drawn in pair.drafted(1)] == [2, 2]
     pair.draft(1, 1)
     assert [drawn.token for drawn in pair.drafted(1)] == [3, 3]
-    assert device.waits == 2  # for the first, and before it: nobody knows what was under way
+    assert device.waits == 1  # for the first
 
 
 def test_a_verification_that_nobody_read_keeps_its_gammas_and_is_not_taken_for_the_next(
