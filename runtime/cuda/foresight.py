@@ -7,7 +7,9 @@ with the token. The policy is asked all the same, while the device goes on as fo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 
 UNITS = 64
 """Hidden units of the acceptance model, at most."""
-FEATURES = 16
-"""Rows of its weights, at least as many as there are features."""
+STATE = 8
+"""What a token leaves to the next one: survival, and the sums and extremes of `Progress`."""
 MOST_LOGIT, LEAST_FACTOR = tl.constexpr(history.MOST_LOGIT), tl.constexpr(progress.LEAST_FACTOR)
 LEAST_LOG, MOST_LEAD = tl.constexpr(progress.LEAST_LOG), tl.constexpr(progress.MOST_LEAD)
 
@@ -40,69 +42,68 @@ def _logit(p):
 
 
 @triton.jit
-def _features(signals, slot, row, texts, FEATURES: tl.constexpr, SLOTS: tl.constexpr):
-    """Return the features of `Progress` after the tokens up to `slot`, in their order."""
-    at = tl.arange(0, SLOTS)
-    used, last = at <= slot, at == slot
-    own = signals + (at * texts + row) * 5
-    entropy = tl.load(own, mask=used, other=0.0)
-    top1 = tl.load(own + 1, mask=used, other=0.5)
-    top2 = tl.load(own + 2, mask=used, other=0.5)
-    logit = _logit(top1)
-    newest = tl.sum(tl.where(last, logit, 0.0), 0)
-    change = tl.where(slot > 0, newest - tl.sum(tl.where(at == slot - 1, logit, 0.0), 0), 0.0)
-    factors = tl.where(top1 > 1e-3, tl.log(tl.maximum(top1, 1e-3)), LEAST_FACTOR)
-    product = tl.maximum(tl.sum(tl.where(used, factors, 0.0), 0), LEAST_LOG)  # no factor adds: cut off once, as always
-    leads = tl.minimum(tl.log(tl.maximum(top1, 1e-4) / tl.maximum(top2, 1e-4)), MOST_LEAD)
-    feature = tl.arange(0, FEATURES)
-    found = tl.where(feature == 1, tl.log(slot + 2.0), 0.0)
-    found += tl.where(feature == 2, newest, 0.0)
-    found += tl.where(feature == 3, change, 0.0)
-    found += tl.where(feature == 4, tl.min(tl.where(used, logit, float("inf")), 0), 0.0)
-    found += tl.where(feature == 5, product, 0.0)
-    found += tl.where(feature == 6, tl.sum(tl.where(last, leads, 0.0), 0), 0.0)
-    found += tl.where(feature == 7, tl.sum(tl.where(last, top2, 0.0), 0), 0.0)
-    found += tl.where(feature == 8, tl.sum(tl.where(last, entropy, 0.0), 0), 0.0)
-    found += tl.where(feature == 9, tl.sum(entropy, 0) / (slot + 1.0), 0.0)
-    return found + tl.where(feature == 10, tl.maximum(tl.max(entropy, 0), 0.0), 0.0)
-
-
-@triton.jit
 def _foresee(
-    signals, weights, out_weights, bias, context, least, survival, slot, host,
-    FEATURES: tl.constexpr, UNITS: tl.constexpr, SLOTS: tl.constexpr, LONGEST: tl.constexpr, BINS: tl.constexpr,
-    BINS_TILE: tl.constexpr, EARLY: tl.constexpr,
+    signals, weights, out_weights, bias, contexts, kept, least, state, slot, host,
+    UNITS: tl.constexpr, LONGEST: tl.constexpr, BINS: tl.constexpr, BINS_TILE: tl.constexpr, FIRST: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Answer for one text after the token number `slot`, and tell the host."""
+    """Answer for one text after the token number `slot`, and tell the host; features as in `Progress`."""
     let_next_start(EARLY)
     row, texts = tl.program_id(0), tl.num_programs(0)
-    units, feature, bins = tl.arange(0, UNITS), tl.arange(0, FEATURES), tl.arange(0, BINS_TILE)
-    W = tl.load(weights + feature[:, None] * UNITS + units[None, :])
-    W_accepted, W_following = tl.load(out_weights + units), tl.load(out_weights + UNITS + units)
-    b_accepted, b_following = tl.load(bias), tl.load(bias + 1)
-    # On the host, which takes long; no kernel writes it. The rest is looked at only where the rule is there.
-    own = context + row * (UNITS + 1)
-    ruled = tl.load(own, volatile=True) > 0
-    step = tl.load(own + 1 + units, mask=units < tl.where(ruled, UNITS, 0), other=0.0, volatile=True)
-    next_row = tl.minimum(slot + 1, LONGEST - 1)
-    needed = least + (row * LONGEST + next_row) * (BINS + 1) + bins
-    needed = tl.load(needed, mask=bins < tl.where(ruled, BINS + 1, 0), other=0.0, volatile=True)
+    units, bins = tl.arange(0, UNITS), tl.arange(0, BINS_TILE)
+    # Weights of the features, in their order; the first feature says that nothing is drafted.
+    w = weights + units
+    w1, w2, w3, w4 = tl.load(w + UNITS), tl.load(w + 2 * UNITS), tl.load(w + 3 * UNITS), tl.load(w + 4 * UNITS)
+    w5, w6, w7 = tl.load(w + 5 * UNITS), tl.load(w + 6 * UNITS), tl.load(w + 7 * UNITS)
+    w8, w9, w10 = tl.load(w + 8 * UNITS), tl.load(w + 9 * UNITS), tl.load(w + 10 * UNITS)
+    accepted_weights, following_weights = tl.load(out_weights + units), tl.load(out_weights + UNITS + units)
+    accepted_bias, following_bias = tl.load(bias), tl.load(bias + 1)
+    needed = tl.load(
+        least + (row * LONGEST + tl.minimum(slot + 1, LONGEST - 1)) * (BINS + 1) + bins, mask=bins <= BINS, other=0.0
+    )
+    if FIRST:
+        # On the host, which takes long; no kernel writes it. Not a number where there is no rule, or not yet all of it.
+        step = tl.load(contexts + row * UNITS + units, volatile=True)
+        tl.store(kept + row * UNITS + units, step)
+        before, last_logit, product, total = 1.0, 0.0, 0.0, 0.0
+        lowest, most = MOST_LOGIT, 0.0
+    else:
+        step = tl.load(kept + row * UNITS + units)
+        past = state + ((slot - 1) * texts + row) * 8
+        before, last_logit, lowest = tl.load(past), tl.load(past + 1), tl.load(past + 2)
+        product, total, most = tl.load(past + 3), tl.load(past + 4), tl.load(past + 5)
     wait_for_last(EARLY)
-    found = _features(signals, slot, row, texts, FEATURES, SLOTS)
-    hidden = tl.maximum(tl.sum(W * found[:, None], 0) + step, 0.0)
-    accepted = tl.sigmoid(tl.sum(W_accepted * hidden, 0) + b_accepted)
-    following = tl.sigmoid(tl.sum(W_following * hidden, 0) + b_following)
-    before = tl.load(survival + (slot - 1) * texts + row, mask=slot > 0, other=1.0)
-    stand = tl.where(ruled, before * accepted, float("nan"))  # NaN from then on: a step is foreseen whole or not
-    tl.store(survival + slot * texts + row, stand)
-    threshold = tl.sum(tl.where(bins == (following * BINS).to(tl.int32), needed, 0.0), 0)
-    known = (stand == stand) & (slot + 1 < LONGEST)
-    answer = tl.where(stand * following > threshold, 1.0, 0.0)
-    told = host + row * 5
     latest = signals + (slot * texts + row) * 5
-    at = tl.arange(0, 4)
-    tl.store(told + at, tl.load(latest + at))
+    entropy, top1, top2, token = tl.load(latest), tl.load(latest + 1), tl.load(latest + 2), tl.load(latest + 3)
+    logit = _logit(top1)
+    lowest, most, total = tl.minimum(lowest, logit), tl.maximum(most, entropy), total + entropy
+    product = tl.maximum(product + tl.where(top1 > 1e-3, tl.log(tl.maximum(top1, 1e-3)), LEAST_FACTOR), LEAST_LOG)
+    lead = tl.minimum(tl.log(tl.maximum(top1, 1e-4) / tl.maximum(top2, 1e-4)), MOST_LEAD)
+    hidden = step + w1 * tl.log(slot + 2.0) + w2 * logit + w4 * lowest + w5 * product + w6 * lead
+    hidden += w7 * top2 + w8 * entropy + w9 * (total / (slot + 1.0)) + w10 * most
+    if not FIRST:
+        hidden += w3 * (logit - last_logit)
+    hidden = tl.maximum(hidden, 0.0)
+    accepted = tl.sigmoid(tl.sum(accepted_weights * hidden, 0) + accepted_bias)
+    following = tl.sigmoid(tl.sum(following_weights * hidden, 0) + following_bias)
+    ruled = tl.sum((step != step).to(tl.int32), 0) == 0
+    survival = tl.where(ruled, before * accepted, float("nan"))
+    threshold = tl.sum(tl.where(bins == (following * BINS).to(tl.int32), needed, 0.0), 0)
+    known = (survival == survival) & (slot + 1 < LONGEST)
+    answer = tl.where(survival * following > threshold, 1.0, 0.0)
+    told = host + row * 5
+    tl.store(told, entropy)
+    tl.store(told + 1, top1)
+    tl.store(told + 2, top2)
+    tl.store(told + 3, token)
     tl.store(told + 4, tl.where(known, answer, float("nan")))
+    own = state + (slot * texts + row) * 8
+    tl.store(own, survival)
+    tl.store(own + 1, logit)
+    tl.store(own + 2, lowest)
+    tl.store(own + 3, product)
+    tl.store(own + 4, total)
+    tl.store(own + 5, most)
 
 
 class Foresight:
@@ -115,16 +116,15 @@ class Foresight:
     """
 
     def __init__(self, slots: int, texts: int, device: torch.device) -> None:
-        self._slots, self._texts = slots, texts
-        self._weights = torch.zeros(FEATURES, UNITS, device=device)
-        self._out_weights = torch.zeros(2, UNITS, device=device)
-        self._bias = torch.zeros(2, device=device)
-        self._survival = torch.zeros(slots, texts, device=device)
-        pinned = device.type == "cuda"
-        self._context = torch.zeros(texts, 1 + UNITS, pin_memory=pinned)  # the first says whether there is a rule
-        self._least = torch.zeros(texts, LONGEST, BINS + 1, pin_memory=pinned)
-        self._contexts, self._leasts = self._context.numpy(), self._least.numpy()
+        zeros = partial(torch.zeros, device=device)
+        self._weights, self._out_weights, self._bias = zeros(len(progress.NAMES), UNITS), zeros(2, UNITS), zeros(2)
+        self._contexts = torch.full((texts, UNITS), math.nan, pin_memory=device.type == "cuda")
+        self._kept = zeros(texts, UNITS)
+        self._least = zeros(texts, LONGEST, BINS + 1)
+        self._state = zeros(slots, texts, STATE)
+        self._given = self._contexts.numpy()
         self._prices: list[Price | None] = [None] * texts
+        self._units = 0
         self._folder: Path | None = None
 
     def choose(self, stopper: Stopper) -> bool:
@@ -134,37 +134,39 @@ class Foresight:
         if W2.shape[1] > UNITS:
             return False
         if stopper.folder != self._folder:
+            self._units = W2.shape[1]
             for to, values in ((self._weights, W_drafted), (self._out_weights, W2)):
-                to[: values.shape[0], : values.shape[1]].zero_().copy_(torch.from_numpy(values))
+                to.zero_()[:, : self._units] = torch.from_numpy(values)
             self._bias.copy_(torch.from_numpy(b2))
             self._folder = stopper.folder
         return True
 
     def forget(self) -> None:
         """Foresee nothing until the rules of a step are given."""
-        self._contexts[:, 0] = 0
+        self._given.fill(math.nan)
 
     def give(self, rules: Mapping[int, Rule]) -> None:
-        """Set the rules of the step under way, row → rule; a draft forward may be under way, too."""
+        """Set the rules of a step, row → rule, before or while its first token is drafted."""
         for row, (stopper, price) in rules.items():
             if stopper.folder != self._folder:
                 continue
-            if self._prices[row] is not price:
-                self._leasts[row], self._prices[row] = price.table, price
-            context = stopper.context
-            self._contexts[row, 1 : 1 + len(context)] = context
-            self._contexts[row, 0] = 1  # last: what the device finds behind it is whole
+            if self._prices[row] is not price:  # seldom
+                self._least[row].copy_(torch.from_numpy(price.table))
+                self._prices[row] = price
+            given = self._given[row]
+            given[: self._units] = stopper.context
+            given[self._units :] = 0.0
 
     def read(self, slot: int, signals: Tensor, host: Tensor) -> None:
         """Tell the host of token number `slot` of every text, and whether its policy will go on.
 
         Args:
-            slot: from 0.
-            signals: float32 `[slots, texts, SIGNALS]`, those of this and earlier tokens.
+            slot: from 0; of the earlier ones of the step, this has been called before.
+            signals: float32 `[slots, texts, SIGNALS]`.
             host: float32 `[texts, TOLD]`, pinned.
         """
-        _foresee[(self._texts,)](
-            signals, self._weights, self._out_weights, self._bias, self._context, self._least, self._survival, slot,
-            host, FEATURES=FEATURES, UNITS=UNITS, SLOTS=triton.next_power_of_2(self._slots), LONGEST=LONGEST, BINS=BINS,
-            BINS_TILE=triton.next_power_of_2(BINS + 1), EARLY=EARLY, num_warps=1, launch_pdl=EARLY,
+        _foresee[(len(self._kept),)](
+            signals, self._weights, self._out_weights, self._bias, self._contexts, self._kept, self._least, self._state,
+            slot, host, UNITS=UNITS, LONGEST=LONGEST, BINS=BINS, BINS_TILE=triton.next_power_of_2(BINS + 1),
+            FIRST=slot == 0, EARLY=EARLY, num_warps=1, launch_pdl=EARLY,
         )  # fmt: skip

@@ -186,13 +186,20 @@ class _Row:
         self.uniforms.take(len(self.proposed))
         return self.uniforms.take(len(self.proposed) + 1)
 
-    def commit(self, verified: Verified, drafted: int, times: tuple[float, float]) -> TextStep:
-        """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
-        gamma, (accepted, token, signals) = len(self.proposed), verified
-        if math.isnan(signals[1]):
-            raise no_numbers(len(self.tokens) + accepted)
+    def learn(self, verified: Verified, times: tuple[float, float]) -> None:
+        """Tell the policy what became of a step.
+
+        Raises:
+            TargetError: if the target's logits are no numbers.
+        """
+        if math.isnan(verified.signals[1]):
+            raise no_numbers(len(self.tokens) + verified.accepted)
         if not self.follows:
-            self.guarded.observe(Outcome(gamma, accepted, *signals, *times))
+            self.guarded.observe(Outcome(len(self.proposed), verified.accepted, *verified.signals, *times))
+
+    def commit(self, verified: Verified, drafted: int) -> TextStep:
+        """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
+        gamma, (accepted, token, _) = len(self.proposed), verified
         kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], token], self.eos, self.stop)
         self.tokens += kept
         self.ended = ended or len(self.tokens) >= self.end
@@ -241,10 +248,11 @@ def _step(
         verified = pair.verified()
     end = time.perf_counter()
     times = (middle - start) * 1e3, (end - middle) * 1e3
-    steps = []
     for row in rows:
-        known = timed and len(row.proposed) == longest
-        steps.append(row.commit(verified[row.place], drafted, times if known else UNKNOWN))
+        row.learn(verified[row.place], times if timed and len(row.proposed) == longest else UNKNOWN)
+    if begun:
+        _give_rules(pair, rows)  # at once: the device may need them soon
+    steps = [row.commit(verified[row.place], drafted) for row in rows]
     return steps, time.perf_counter() - end if begun else None
 
 
@@ -291,6 +299,8 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequ
     drafting = [row for row in rows if not row.guarded.draft_failed]
     unseen = max((row.unseen for row in drafting), default=1)
     rows = asked = _panel(drafting)
+    if not begun:
+        _give_rules(pair, rows)
     followers = [row for row in drafting if row.follows]
     read: list[list[Drawn]] = []
     while further := [row for row in rows if row.drafts_on()]:
@@ -299,8 +309,6 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequ
         if not further:
             break
         proposing = further + followers
-        if not read:
-            pair.give_rules({row.place: rule for row in further if (rule := row.guarded.rule())})
         begun, failure = _begin(pair, proposing, begun, longest, unseen)
         failure = _read(pair, read, min(begun, longest)) or failure
         foreseen = _foreseen(asked, further, read)
@@ -318,6 +326,11 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequ
             return begun, further
         rows = further
     return begun, []
+
+
+def _give_rules(pair: GraphPair, rows: Sequence[_Row]) -> None:
+    """Let the device foresee what policies answer in the step to come."""
+    pair.give_rules({row.place: rule for row in rows if not row.follows and (rule := row.guarded.rule())})
 
 
 def _foreseen(asked: Sequence[_Row], further: Sequence[_Row], read: Sequence[Sequence[Drawn]]) -> int | None:

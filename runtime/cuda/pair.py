@@ -133,7 +133,7 @@ class GraphPair:
         self._foresees = stopper is not None and self.foresight.choose(stopper)
 
     def give_rules(self, rules: Mapping[int, Rule]) -> None:
-        """Set what the policies of texts, row → rule, answer by until this step is verified."""
+        """Set what policies, row → rule, answer by in a step: before its first draft call is begun, or soon after."""
         self.foresight.give(rules)
 
     @torch.inference_mode()

@@ -14,7 +14,7 @@ from runtime.stopper.stopper import Stopper
 
 
 class Rule(NamedTuple):
-    """What it takes to answer in `Adaptive`'s place while a step drafts, once it has begun.
+    """What it takes to answer in `Adaptive`'s place in the step to come, after its first answer.
 
     Drafting goes on while fewer than `LONGEST` tokens are drafted and S · following > `price.least`.
     """
@@ -65,6 +65,7 @@ class Adaptive:
         self.history.begin()
         self.pending = 1
         self.tokens: list[TokenSignals] = []
+        self.stopper.begin_step(self.history.features())
 
     def gamma(self, drafted: Drafted) -> int:
         """Draft one more token, or stop."""
@@ -81,18 +82,18 @@ class Adaptive:
     def _first(self) -> int:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""
         self.progress, self.survival = Progress(), 1.0
-        self.stopper.begin_step(self.history.features())
         _, following = self.stopper(NOTHING)
         self.pays = self.price.length(following) > 0
         return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
     def rule(self) -> Rule:
-        """Return what it will answer by until the step is verified."""
+        """Return what it will answer by until the next step is verified, or this one if it has begun."""
         return Rule(self.stopper, self.price)
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""
         self.history.observe(self.tokens, outcome)
+        self.stopper.begin_step(self.history.features())
         times, gamma = self.times, outcome.gamma
         times.observe(outcome, self.pending)
         if not self.pays:

@@ -43,7 +43,7 @@ class Guarded:
         return bool(getattr(self.policy, "weighs_time", False))
 
     def rule(self) -> Rule | None:
-        """Return the rule of a policy that has one, for the step that has begun."""
+        """Return the rule of a policy that has one, for the step to come."""
         make = getattr(self.policy, "rule", None)
         try:
             return make() if make else None

@@ -40,6 +40,8 @@ CALLS = (
 """Model and tokens of the calls to time, what a policy needs most first."""
 GRAPH_CALLS = (*CALLS, ("target", 8), ("target", 16))
 """Likewise of graphs; see `GRAPH_WIDTHS`."""
+GRAPH_WARM_UP = 0.3
+"""Seconds of calls before those that count: a GPU takes some tenths to reach its speed, and not all calls alike."""
 NEEDED = 4
 """Calls that are timed on the slowest machine, too."""
 ROUNDS = 15
@@ -129,7 +131,8 @@ def timed_policies(
 
 def measure(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None = None) -> StepTimes:
     """Measure median milliseconds of eager forwards, or of a pair's graphs; see `measure_calls`."""
-    times = measure_calls(_timed(draft, target, graphs), calls=GRAPH_CALLS if graphs else CALLS)
+    models = _timed(draft, target, graphs)
+    times = measure_calls(models, calls=GRAPH_CALLS, warm_up=GRAPH_WARM_UP) if graphs else measure_calls(models)
     return StepTimes(times.draft, times.target, ahead=graphs is not None)
 
 
@@ -157,11 +160,15 @@ def _still_hold(times: StepTimes, models: Callable[[], Mapping[str, Timed]]) -> 
 
 
 def measure_calls(
-    models: Mapping[str, Timed], seconds: float = SECONDS, calls: Sequence[tuple[str, int]] = CALLS
+    models: Mapping[str, Timed],
+    seconds: float = SECONDS,
+    calls: Sequence[tuple[str, int]] = CALLS,
+    warm_up: float = 0.0,
 ) -> StepTimes:
     """Measure median milliseconds of `calls`, within `seconds` where that is enough for the needed ones.
 
-    A slow machine gets fewer widths, in the order of `calls`: as many as warm up in a quarter of the time.
+    A slow machine gets fewer widths, in the order of `calls`: as many as warm up in a quarter of the time. Then
+    `warm_up` of the seconds pass before the first that count.
     """
     clock = time.perf_counter
     begun = clock()
@@ -170,6 +177,11 @@ def measure_calls(
         if len(samples) < NEEDED or clock() < begun + seconds / 4:
             samples[model, tokens] = [models[model].forward_ms(tokens)]
     lasted = clock() - begun
+    while clock() + lasted < begun + warm_up:
+        round_begun = clock()
+        for model, tokens in samples:
+            models[model].forward_ms(tokens)
+        lasted = clock() - round_begun
     for _ in range(ROUNDS):
         round_begun = clock()
         if round_begun + lasted > begun + seconds:

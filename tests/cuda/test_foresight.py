@@ -145,7 +145,7 @@ class Watched(GraphPair):
     def give_rules(self, rules: Mapping[int, Rule]) -> None:
         super().give_rules(rules)
         if self.least is not None:
-            self.foresight._leasts[:] = self.least
+            self.foresight._least.fill_(self.least)
 
 
 class Asked(Adaptive):
