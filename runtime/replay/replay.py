@@ -80,7 +80,7 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
         gamma = drafted.count
         outcome = step_outcome(text, position, gamma, draft_ms, times.target_ms(gamma + 1))
         clock.end_step(outcome, might_draft=0 < gamma < limit)
-        clock.between(policy.observe, outcome)
+        clock.learn(policy.observe, outcome)
         # The draft has seen all but the last committed token, and never its own last one.
         pending = (pending if gamma == 0 else int(outcome.accepted == gamma)) + 1
         position += outcome.accepted + 1
@@ -98,6 +98,8 @@ class _Clock:
         self.model_ms = self.policy_ms = 0.0
         self.between_ms = 0.0
         """The policy's, since the last verification."""
+        self._learning_ms = 0.0
+        """Likewise, until it had learned from it: then its rule is there."""
         self._times = times
         self._ahead = self._rules = self._foreseen = False
 
@@ -106,6 +108,11 @@ class _Clock:
         answer, milliseconds = _timed(question, given)
         self.between_ms += milliseconds
         return answer
+
+    def learn(self, observe: Callable[[Outcome], None], outcome: Outcome) -> None:
+        """Tell a policy of the step that was verified."""
+        self.between(observe, outcome)
+        self._learning_ms = self.between_ms
 
     def within(self, question: Callable[[Given], Answer], given: Given) -> Answer:
         """Ask what a policy is asked while a step drafts, and waits for the answer unless it is foreseen."""
@@ -125,11 +132,11 @@ class _Clock:
 
         Args:
             drafts: whether the step does.
-            rules: whether the policy has a rule. A step is foreseen if it is there before the first token.
+            rules: whether the policy has a rule. A step is foreseen if that is there before the first token.
         """
         hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
         self._rules = rules
-        self._foreseen = rules and self._times.ahead and (not self._ahead or self.between_ms <= hidden)
+        self._foreseen = rules and self._times.ahead and (not self._ahead or self._learning_ms <= hidden)
         self.policy_ms += max(self.between_ms - hidden, 0.0)
         self.model_ms += 0.0 if drafts else hidden
         self.between_ms = 0.0
