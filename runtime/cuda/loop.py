@@ -89,7 +89,7 @@ def speculate_texts(
         TargetError: if the pair fails; the steps before it stand.
     """
     choice = sampling or Sampling()
-    rules = [rule for policy in policies if (rule := Guarded(policy).rule())]
+    rules = [rule for policy in policies if (rule := Guarded(policy).device_rule())]
     with targets_own(0):
         pair.choose(choice)
         pair.foresee(rules[0].stopper if rules else None)
@@ -330,7 +330,9 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequ
 
 def _give_rules(pair: GraphPair, rows: Sequence[_Row]) -> None:
     """Let the device foresee what policies answer in the step to come."""
-    pair.give_rules({row.place: rule for row in rows if not row.follows and (rule := row.guarded.rule())})
+    rules = {row.place: rule for row in rows if not row.follows and (rule := row.guarded.device_rule())}
+    with targets_own(max([len(row.tokens) for row in rows], default=0)):
+        pair.give_rules(rules)
 
 
 def _foreseen(asked: Sequence[_Row], further: Sequence[_Row], read: Sequence[Sequence[Drawn]]) -> int | None:

@@ -168,7 +168,8 @@ class GraphPair:
         for rows in {min(1 << power, self.texts) for power in range(self.texts.bit_length() + 1)}:
             self.begin({row: [0, 0] for row in range(rows)})
         self.begin({0: [0] * min(CHUNK + 2, self.capacity)})
-        for self._foresees in (True, False):
+        for foresees in (True, False):
+            self._foresees = foresees
             for unseen in (*CATCH_UP, CHUNK + 1):
                 self.draft(0, unseen)
             for slot in range(1, self.longest):

@@ -86,7 +86,7 @@ class Adaptive:
         self.pays = self.price.length(following) > 0
         return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
-    def rule(self) -> Rule:
+    def device_rule(self) -> Rule:
         """Return what it will answer by until the next step is verified, or this one if it has begun."""
         return Rule(self.stopper, self.price)
 

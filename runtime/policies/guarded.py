@@ -5,15 +5,13 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.notice import warn_once
+from runtime.policies.adaptive import Rule
 from runtime.policies.fallback import Fallback
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome, Policy
-
-if TYPE_CHECKING:
-    from runtime.policies.adaptive import Rule
 
 
 class Guarded:
@@ -42,14 +40,17 @@ class Guarded:
         """See `Policy`."""
         return bool(getattr(self.policy, "weighs_time", False))
 
-    def rule(self) -> Rule | None:
+    def device_rule(self) -> Rule | None:
         """Return the rule of a policy that has one, for the step to come."""
-        make = getattr(self.policy, "rule", None)
+        make = getattr(self.policy, "device_rule", None)
         try:
-            return make() if make else None
+            rule = make() if make else None
+            if not isinstance(rule, Rule | None):
+                raise TypeError(f"its rule is a {type(rule).__name__}")
         except Exception as error:
             self._replace(error)
             return None
+        return rule
 
     def begin(self) -> None:
         """Start the text."""

@@ -80,7 +80,7 @@ class Policy(Protocol):
     drafting on for it would cost the others more; or be neither asked nor told of steps that others decide for its row,
     too, and begin anew afterwards (`runtime.cuda.loop`).
 
-    It may have a method `rule` that returns what it will answer by after the first answer of the step to come
+    It may have a method `device_rule` that returns what it will answer by after the first answer of the step to come
     (`runtime.policies.adaptive.Rule`): a fast loop then goes on as the rule says, and asks meanwhile.
     """
 

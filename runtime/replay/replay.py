@@ -72,7 +72,7 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
         limit = min(text.positions - position - 1, LOOKAHEAD)
         drafted, draft_ms = Drafted(), 0.0
         goal = min(clock.between(policy.gamma, drafted), limit)
-        clock.begin_step(goal > 0 or getattr(policy, "foresees", False), hasattr(policy, "rule"))
+        clock.begin_step(goal > 0 or getattr(policy, "foresees", False), hasattr(policy, "device_rule"))
         while goal > drafted.count:
             draft_ms += clock.drafting_ms(goal - drafted.count, 1 if drafted.count else pending)
             drafted.tokens += text.rollouts[position][drafted.count : goal]

@@ -63,7 +63,7 @@ def test_what_is_foreseen_is_what_the_policy_answers() -> None:
     for _ in range(8):
         slower = StepTimes(TIMES.draft, {q: ms * rng.uniform(0.05, 2) for q, ms in TIMES.target.items()})
         policies = [begun(rng, rng.choice([TIMES, slower])) for _ in range(texts)]
-        foresight.give({row: policy.rule() for row, policy in enumerate(policies)})
+        foresight.give({row: policy.device_rule() for row, policy in enumerate(policies)})
         signals, drafted = torch.zeros(slots, texts, 5, device=DEVICE), [Drafted() for _ in range(texts)]
         for slot in range(slots):
             new = [signals_like(rng) for _ in range(texts)]
@@ -94,10 +94,10 @@ def test_a_step_whose_rules_came_late_is_not_foreseen_and_the_next_one_is() -> N
         foresight.read(slot, signals, host)
         return [not math.isnan(row[4]) for row in told(host).tolist()]
 
-    foresight.give({1: policy.rule()})
+    foresight.give({1: policy.device_rule()})
     foresight.forget()
     assert answers(0) == [False, False]
-    foresight.give({1: policy.rule()})
+    foresight.give({1: policy.device_rule()})
     assert answers(1) == [False, False]  # the first token's part is missing
     assert answers(0) == [False, True]
     assert answers(1) == [False, True]
@@ -168,11 +168,11 @@ def decoded(
     policy.calls = pair.calls
     policy.times.observe = lambda *_: None  # type: ignore[method-assign]
     if not rule:
-        policy.rule = None  # type: ignore[assignment, method-assign]
+        policy.device_rule = None  # type: ignore[assignment, method-assign]
     kept = Recorded(policy)
     if rule:
-        kept.rule = policy.rule  # type: ignore[attr-defined]
-    return list(speculate_greedily(pair, [3, 1, 4], kept, max_new_tokens=14)), pair.calls
+        kept.device_rule = policy.device_rule  # type: ignore[attr-defined]
+    return list(speculate_greedily(pair, [3, 1, 4], kept, max_new_tokens=11)), pair.calls
 
 
 @pytest.mark.parametrize("least", [None, 1e9, -1.0], ids=["right", "stops", "goes on"])

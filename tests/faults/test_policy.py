@@ -218,6 +218,28 @@ def test_where_they_stand_the_fallback_goes_on_drafting(target: PreTrainedModel)
     assert len(gammas) == 20
 
 
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [(raising(RuntimeError("no idea")), "RuntimeError: no idea"), (lambda: "x > 0.5", "TypeError: its rule is a str")],
+    ids=["raises", "nonsense"],
+)
+def test_a_rule_that_fails(
+    act: Callable[[], Any],
+    said: str,
+    target: PreTrainedModel,
+    draft: PreTrainedModel,
+    expected: list[int],
+    told: pytest.LogCaptureFixture,
+) -> None:
+    class Ruled(Faulty):
+        def device_rule(self) -> Any:
+            return act()
+
+    assert LOOPS["graphs"](draft, target, PROMPT, Ruled("nowhere", act), NEW) == expected
+    (line,) = set(told.messages)
+    assert f"'faulty' failed ({said})" in line
+
+
 def test_the_next_text_asks_the_policy_again(target: PreTrainedModel, told: pytest.LogCaptureFixture) -> None:
     act, policy = raising(RuntimeError("once")), Faulty("first", raising(RuntimeError("once")), 1)
     for _ in range(3):

@@ -223,7 +223,7 @@ def test_a_rule_takes_the_devices_time_instead_of_the_hosts(ahead: bool) -> None
             return super().gamma(drafted)
 
     class Ruled(Pondering):
-        def rule(self) -> None:
+        def device_rule(self) -> None:
             """One that the device could follow."""
 
     texts = [text([3] * 40)]
