@@ -50,8 +50,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
         "--backend",
         choices=BACKENDS,
         default="eager",
-        help="whose step times (default: eager); with those of graphs, what a policy does before it drafts is hidden "
-        "behind the token that their loop drafts ahead, and one drafted for nothing counts",
+        help="whose step times (default: eager); with those of graphs, what a policy does while their loop drafts "
+        "ahead costs nothing, a token drafted for nothing counts, and those asked for at once are drafted in a chain",
     )
     parser.add_argument(
         "--policies", nargs="+", default=DEFAULT_POLICIES, metavar="POLICY", help=f"{NAMES}, oracle (default: each)"
