@@ -16,7 +16,6 @@ from runtime.stopper.progress import NOTHING, Progress
 
 Floats = NDArray[np.float32]
 
-"""Times that no feature depends on."""
 PRODUCTS = (0.1, 0.7)
 """A text is walked with steps that end where the product of top-1 probabilities falls below a number from this range:
 the model has to know every kind of history, not that of one policy."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
+from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
@@ -29,10 +30,18 @@ if TYPE_CHECKING:
 
 UNITS = 64
 """Hidden units of the acceptance model, at most."""
-STATE = 8
+STATE = 6
 """What a token leaves to the next one: survival, and the sums and extremes of `Progress`."""
 MOST_LOGIT, LEAST_FACTOR = tl.constexpr(history.MOST_LOGIT), tl.constexpr(progress.LEAST_FACTOR)
 LEAST_LOG, MOST_LEAD = tl.constexpr(progress.LEAST_LOG), tl.constexpr(progress.MOST_LEAD)
+
+
+Weights = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""See `Stopper.weights`."""
+
+
+def _same(one: Weights, other: Weights) -> bool:
+    return all(map(np.array_equal, one, other))
 
 
 @triton.jit
@@ -44,8 +53,8 @@ def _logit(p):
 @triton.jit
 def _foresee(
     signals, weights, out_weights, bias, contexts, kept, least, state, slot, host,
-    UNITS: tl.constexpr, LONGEST: tl.constexpr, BINS: tl.constexpr, BINS_TILE: tl.constexpr, FIRST: tl.constexpr,
-    EARLY: tl.constexpr,
+    UNITS: tl.constexpr, LONGEST: tl.constexpr, BINS: tl.constexpr, BINS_TILE: tl.constexpr, STATE: tl.constexpr,
+    FIRST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Answer for one text after the token number `slot`, and tell the host; features as in `Progress`."""
     let_next_start(EARLY)
@@ -69,7 +78,7 @@ def _foresee(
         lowest, most = MOST_LOGIT, 0.0
     else:
         step = tl.load(kept + row * UNITS + units)
-        past = state + ((slot - 1) * texts + row) * 8
+        past = state + ((slot - 1) * texts + row) * STATE
         before, last_logit, lowest = tl.load(past), tl.load(past + 1), tl.load(past + 2)
         product, total, most = tl.load(past + 3), tl.load(past + 4), tl.load(past + 5)
     wait_for_last(EARLY)
@@ -86,8 +95,8 @@ def _foresee(
     hidden = tl.maximum(hidden, 0.0)
     accepted = tl.sigmoid(tl.sum(accepted_weights * hidden, 0) + accepted_bias)
     following = tl.sigmoid(tl.sum(following_weights * hidden, 0) + following_bias)
-    ruled = tl.sum((step != step).to(tl.int32), 0) == 0
-    survival = tl.where(ruled, before * accepted, float("nan"))
+    unknown = tl.sum((step != step).to(tl.int32), 0) + (entropy != entropy).to(tl.int32) + (top1 != top1).to(tl.int32)
+    survival = tl.where(unknown == 0, before * accepted, float("nan"))
     threshold = tl.sum(tl.where(bins == (following * BINS).to(tl.int32), needed, 0.0), 0)
     known = (survival == survival) & (slot + 1 < LONGEST)
     answer = tl.where(survival * following > threshold, 1.0, 0.0)
@@ -97,7 +106,7 @@ def _foresee(
     tl.store(told + 2, top2)
     tl.store(told + 3, token)
     tl.store(told + 4, tl.where(known, answer, float("nan")))
-    own = state + (slot * texts + row) * 8
+    own = state + (slot * texts + row) * STATE
     tl.store(own, survival)
     tl.store(own + 1, logit)
     tl.store(own + 2, lowest)
@@ -109,6 +118,9 @@ def _foresee(
 class Foresight:
     """The rules of the step under way, for every text of a pair.
 
+    Before any step `choose` says with which model, `give` sets the rules of a step, and `read` stands behind each of
+    its draft calls, from the first one on. If that is begun before there are rules, `forget` goes before it.
+
     Args:
         slots: tokens drafted in a step at most.
         texts: of the pair.
@@ -116,29 +128,29 @@ class Foresight:
     """
 
     def __init__(self, slots: int, texts: int, device: torch.device) -> None:
-        zeros = partial(torch.zeros, device=device)
+        zeros, on_host = partial(torch.zeros, device=device), partial(torch.full, pin_memory=device.type == "cuda")
         self._weights, self._out_weights, self._bias = zeros(len(progress.NAMES), UNITS), zeros(2, UNITS), zeros(2)
-        self._contexts = torch.full((texts, UNITS), math.nan, pin_memory=device.type == "cuda")
-        self._kept = zeros(texts, UNITS)
-        self._least = zeros(texts, LONGEST, BINS + 1)
-        self._state = zeros(slots, texts, STATE)
+        self._contexts, self._kept = on_host((texts, UNITS), math.nan), zeros(texts, UNITS)
         self._given = self._contexts.numpy()
+        self._tables, self._least = on_host((texts, LONGEST, BINS + 1), 0.0), zeros(texts, LONGEST, BINS + 1)
+        self._state = zeros(slots, texts, STATE)
         self._prices: list[Price | None] = [None] * texts
-        self._units = 0
-        self._folder: Path | None = None
+        self._model: Weights | None = None
+        self._known: dict[int, tuple[Stopper, bool]] = {}
 
-    def choose(self, stopper: Stopper) -> bool:
-        """Foresee with this acceptance model from now on, all texts whose policies have the same; return False if it
-        is too large."""
-        W_drafted, W2, b2 = stopper.weights
-        if W2.shape[1] > UNITS:
+    def choose(self, stopper: Stopper | None) -> bool:
+        """Foresee with this acceptance model from now on, all texts whose policies have the same; return False if there
+        is none, or it is too large."""
+        self.forget()
+        model = stopper.weights if stopper else None
+        if model is None or model[1].shape[1] > UNITS:
             return False
-        if stopper.folder != self._folder:
-            self._units = W2.shape[1]
-            for to, values in ((self._weights, W_drafted), (self._out_weights, W2)):
-                to.zero_()[:, : self._units] = torch.from_numpy(values)
-            self._bias.copy_(torch.from_numpy(b2))
-            self._folder = stopper.folder
+        if self._model is None or not _same(model, self._model):
+            for to, values in zip((self._weights, self._out_weights), model, strict=False):
+                to.zero_()[:, : values.shape[1]] = torch.from_numpy(values)
+            self._bias.copy_(torch.from_numpy(model[2]))
+            self._model = model
+            self._known.clear()
         return True
 
     def forget(self) -> None:
@@ -146,16 +158,27 @@ class Foresight:
         self._given.fill(math.nan)
 
     def give(self, rules: Mapping[int, Rule]) -> None:
-        """Set the rules of a step, row → rule, before or while its first token is drafted."""
-        for row, (stopper, price) in rules.items():
-            if stopper.folder != self._folder:
-                continue
-            if self._prices[row] is not price:  # seldom
-                self._least[row].copy_(torch.from_numpy(price.table))
-                self._prices[row] = price
-            given = self._given[row]
-            given[: self._units] = stopper.context
-            given[self._units :] = 0.0
+        """Set the rules of a step, row → rule, before or while its first token is drafted; other rows have none."""
+        if len(rules) < len(self._given):
+            self.forget()
+        for row, rule in rules.items():
+            if self._fits(row, rule.stopper):
+                given, context = self._given[row], rule.stopper.context
+                given[: len(context)] = context
+                given[len(context) :] = 0.0
+        for row, rule in rules.items():
+            if self._prices[row] is not rule.price:  # seldom; the device takes it when it has drafted the first token
+                self._tables[row] = torch.from_numpy(rule.price.table)
+                self._least[row].copy_(self._tables[row], non_blocking=True)
+                self._prices[row] = rule.price
+
+    def _fits(self, row: int, stopper: Stopper) -> bool:
+        """Whether a row's policy has the chosen model."""
+        known = self._known.get(row)
+        if known is None or known[0] is not stopper:
+            known = stopper, self._model is not None and _same(stopper.weights, self._model)
+            self._known[row] = known
+        return known[1]
 
     def read(self, slot: int, signals: Tensor, host: Tensor) -> None:
         """Tell the host of token number `slot` of every text, and whether its policy will go on.
@@ -168,5 +191,5 @@ class Foresight:
         _foresee[(len(self._kept),)](
             signals, self._weights, self._out_weights, self._bias, self._contexts, self._kept, self._least, self._state,
             slot, host, UNITS=UNITS, LONGEST=LONGEST, BINS=BINS, BINS_TILE=triton.next_power_of_2(BINS + 1),
-            FIRST=slot == 0, EARLY=EARLY, num_warps=1, launch_pdl=EARLY,
+            STATE=STATE, FIRST=slot == 0, EARLY=EARLY, num_warps=1, launch_pdl=EARLY,
         )  # fmt: skip

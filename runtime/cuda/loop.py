@@ -6,7 +6,7 @@ not looked at. Among many rows some draft as far as others do (`speculate_texts`
 
 Where the device can tell what the policies will answer (`runtime.cuda.foresight`), the next call is begun as foreseen
 and they are asked while it runs. A policy that then wants no more than was foreseen gets what it wants; one that wants
-more has a step that ends where it was foreseen to end, which only rounding can bring about.
+more has a step that ends where it was foreseen to end: by rounding, or since it failed meanwhile.
 
 When sampling, every text has the random numbers that the plain loop draws for it: one for each token drafted up to its
 gamma, then one for each of them again and one for the target's own. Numbers that others of its tokens were drafted with
@@ -140,6 +140,8 @@ class _Row:
     """Tokens to draft before the policy is asked again."""
     follows: bool = False
     """Whether it drafts in this step as far as others do, and its policy is not asked."""
+    ruled: Policy | None = None
+    """The policy whose rule the device has for this step."""
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
 
@@ -330,7 +332,12 @@ def _draft(pair: GraphPair, rows: Sequence[_Row], begun: int) -> tuple[int, Sequ
 
 def _give_rules(pair: GraphPair, rows: Sequence[_Row]) -> None:
     """Let the device foresee what policies answer in the step to come."""
-    rules = {row.place: rule for row in rows if not row.follows and (rule := row.guarded.device_rule())}
+    rules = {}
+    for row in rows:
+        rule = None if row.follows else row.guarded.device_rule()
+        row.ruled = row.guarded.policy if rule else None
+        if rule:
+            rules[row.place] = rule
     with targets_own(max([len(row.tokens) for row in rows], default=0)):
         pair.give_rules(rules)
 
@@ -345,7 +352,9 @@ def _foreseen(asked: Sequence[_Row], further: Sequence[_Row], read: Sequence[Seq
     """
     goals = {}
     for row in further:
-        goes_on = read[row.goal - 1][row.place].goes_on if row.goal <= len(read) else math.nan
+        if row.goal > len(read) or row.ruled is not row.guarded.policy:
+            return None
+        goes_on = read[row.goal - 1][row.place].goes_on
         if math.isnan(goes_on):
             return None
         goals[row.place] = min(row.goal + int(goes_on), row.limit)

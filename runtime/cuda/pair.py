@@ -130,7 +130,7 @@ class GraphPair:
     @torch.inference_mode()
     def foresee(self, stopper: Stopper | None) -> None:
         """Answer by policies' rules on this acceptance model from now on; None: by none."""
-        self._foresees = stopper is not None and self.foresight.choose(stopper)
+        self._foresees = self.foresight.choose(stopper)
 
     def give_rules(self, rules: Mapping[int, Rule]) -> None:
         """Set what policies, row → rule, answer by in a step: before its first draft call is begun, or soon after."""

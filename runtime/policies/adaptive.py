@@ -86,9 +86,12 @@ class Adaptive:
         self.pays = self.price.length(following) > 0
         return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
-    def device_rule(self) -> Rule:
-        """Return what it will answer by until the next step is verified, or this one if it has begun."""
-        return Rule(self.stopper, self.price)
+    def device_rule(self) -> Rule | None:
+        """Return what it will answer by until the next step is verified, or this one if it has begun.
+
+        None for classes that answer otherwise.
+        """
+        return Rule(self.stopper, self.price) if type(self).gamma is Adaptive.gamma else None
 
     def observe(self, outcome: Outcome) -> None:
         """Learn from a verified step."""

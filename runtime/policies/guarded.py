@@ -12,6 +12,8 @@ from runtime.policies.adaptive import Rule
 from runtime.policies.fallback import Fallback
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome, Policy
+from runtime.policies.price import Price
+from runtime.stopper.stopper import Stopper
 
 
 class Guarded:
@@ -45,8 +47,10 @@ class Guarded:
         make = getattr(self.policy, "device_rule", None)
         try:
             rule = make() if make else None
-            if not isinstance(rule, Rule | None):
-                raise TypeError(f"its rule is a {type(rule).__name__}")
+            if rule is None:
+                return None
+            if not (isinstance(rule, Rule) and isinstance(rule.stopper, Stopper) and isinstance(rule.price, Price)):
+                raise TypeError(f"its rule is {rule!r:.60}")
         except Exception as error:
             self._replace(error)
             return None

@@ -81,7 +81,8 @@ class Policy(Protocol):
     too, and begin anew afterwards (`runtime.cuda.loop`).
 
     It may have a method `device_rule` that returns what it will answer by after the first answer of the step to come
-    (`runtime.policies.adaptive.Rule`): a fast loop then goes on as the rule says, and asks meanwhile.
+    (`runtime.policies.adaptive.Rule`), or None: a fast loop then goes on as the rule says, and asks meanwhile, while it
+    verifies for the last time. A step that the rule ends ends there, whatever `gamma` says then.
     """
 
     name: str

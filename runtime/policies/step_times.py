@@ -159,6 +159,8 @@ def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
 def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Read all of a `step_times_ms.json`: model ("draft" or a precision) → backend → tokens → milliseconds.
 
+    What `OF_DRAFTS` names stands beside the backends.
+
     Raises:
         SpeckvError: if the file cannot be read, or holds something else than milliseconds.
     """
@@ -167,7 +169,7 @@ def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
         model: {
             backend: _measured(path, content, model, backend)
             for backend in _keys(content[model])
-            if backend in BACKENDS
+            if backend in (*BACKENDS, *OF_DRAFTS)
         }
         for model in ("draft", *PRECISIONS)
         if isinstance(content.get(model), dict)

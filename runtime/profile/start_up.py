@@ -76,6 +76,8 @@ def start_up_times(
     """
     backend = "graph" if graphs else "eager"
     key = {**_key(draft_name, draft, target, backend), "rows": graphs.texts if graphs else 1}
+    if graphs:
+        key["warm_up"] = GRAPH_WARM_UP
     if graphs and not graphs.sampling.greedy:  # whose graphs draw, and sort the tokens for top-k and top-p
         key["draws"] = [bool(graphs.sampling.top_k), graphs.sampling.top_p < 1]
     path = _kept(key)

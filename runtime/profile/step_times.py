@@ -21,7 +21,7 @@ TARGET_WIDTHS = (1, 2, 3, 5, 7, 9, 13, 17)
 GRAPH_WIDTHS = (1, 2, 3, 5, 8, 9, 16, 17)
 """Likewise on the fast loop, whose kernels work on 1, 2, 8 or 16 tokens, or on more."""
 REPEATS = 15
-GRAPH_WARM_UP, GRAPH_REPEATS = 20, 40
+GRAPH_WARM_UP_ROUNDS, GRAPH_REPEATS = 20, 40
 """Rounds on the fast loop, whose device takes some tenths of a second to reach its speed."""
 CHAIN = 4
 """Tokens drafted at once, of which all but the first are timed together."""
@@ -78,10 +78,12 @@ def measure_graph_times(pair: GraphPair) -> tuple[dict[str, float], dict[str, fl
     draft, foreseen, chain = TimedDraft(pair), TimedDraft(pair, Stopper()), TimedChain(pair)
     calls: dict[tuple[str, int], Timed] = {("graph", width): draft for width in DRAFT_WIDTHS}
     calls |= {("foreseen", 1): foreseen, ("chain", CHAIN): chain}
-    of_draft = _medians(calls, GRAPH_REPEATS, GRAPH_WARM_UP)
-    of_draft["chained1"] = round((of_draft.pop(f"chain{CHAIN}") - of_draft["graph1"]) / (CHAIN - 1), 4)
-    target = TimedTarget(pair)
-    return of_draft, _medians({("graph", width): target for width in GRAPH_WIDTHS}, GRAPH_REPEATS, GRAPH_WARM_UP)
+    of_draft = _medians(calls, GRAPH_REPEATS, GRAPH_WARM_UP_ROUNDS)
+    chained = round((of_draft.pop(f"chain{CHAIN}") - of_draft["graph1"]) / (CHAIN - 1), 4)
+    if 0 < chained < of_draft["graph1"]:  # else the machine was too busy to tell
+        of_draft["chained1"] = chained
+    calls = {("graph", width): TimedTarget(pair) for width in GRAPH_WIDTHS}
+    return of_draft, _medians(calls, GRAPH_REPEATS, GRAPH_WARM_UP_ROUNDS)
 
 
 def measure_widths(backend: str, timed: Timed, widths: Sequence[int], repeats: int = REPEATS) -> dict[str, float]:

@@ -15,7 +15,7 @@ class Oracle:
     """
 
     name = "oracle"
-    foresees = True
+    drafts_in_vain = False
     """A loop that drafts ahead (`StepTimes.ahead`) would have been told not to, where it is for nothing."""
 
     def __init__(self, texts: Sequence[Text]) -> None:

@@ -8,7 +8,8 @@ Where the loop drafts ahead (`StepTimes.ahead`), a step that might have drafted 
 first draft forward. What the policy learns and first decides meanwhile costs nothing, as far as it takes no longer; if
 it then drafts nothing, the forward was for nothing. Tokens that one answer asks for are drafted in a chain. Where a
 policy has a rule, what it decides later in the step is foreseen on the device (`runtime.cuda.foresight`): that takes
-the device's time, and the host's only as far as it outlasts a draft forward.
+the device's time, and the host's only as far as it outlasts a draft forward. The host's own work, that of the loop, is
+in no time but those of the calls.
 """
 
 from __future__ import annotations
@@ -67,12 +68,13 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
     clock = _Clock(times)
     position, pending = 0, 1
     policy.begin()
+    rules = getattr(policy, "device_rule", lambda: None)() is not None
     while position < text.positions:
         # The target adds a token of its own, so drafting the last one would be for nothing.
         limit = min(text.positions - position - 1, LOOKAHEAD)
         drafted, draft_ms = Drafted(), 0.0
         goal = min(clock.between(policy.gamma, drafted), limit)
-        clock.begin_step(goal > 0 or getattr(policy, "foresees", False), hasattr(policy, "device_rule"))
+        clock.begin_step(goal > 0 or not getattr(policy, "drafts_in_vain", True), rules)
         while goal > drafted.count:
             draft_ms += clock.drafting_ms(goal - drafted.count, 1 if drafted.count else pending)
             drafted.tokens += text.rollouts[position][drafted.count : goal]
@@ -132,11 +134,12 @@ class _Clock:
 
         Args:
             drafts: whether the step does.
-            rules: whether the policy has a rule. A step is foreseen if that is there before the first token.
+            rules: whether the policy has a rule. A step is foreseen if it has learned before the first token is there.
         """
         hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
         self._rules = rules
-        self._foreseen = rules and self._times.ahead and (not self._ahead or self._learning_ms <= hidden)
+        in_time = not self._ahead or self._learning_ms <= hidden
+        self._foreseen = rules and self._times.foreseen is not None and in_time
         self.policy_ms += max(self.between_ms - hidden, 0.0)
         self.model_ms += 0.0 if drafts else hidden
         self.between_ms = 0.0

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 
+from runtime.policies.step_times import BACKENDS
 from runtime.prompts import OVERALL
 from runtime.report import tables
 from runtime.report.drawing import FONTS, variables
@@ -151,7 +152,9 @@ def _step_times(summary: Summary) -> str:
     all_times = [ms for backends in summary.step_times.values() for times in backends.values() for ms in times.values()]
     limits = min(all_times), max(all_times)
     plots = [
-        step_times(model, backends, limits, summary.backend, f"times-{model}")
+        step_times(
+            model, {b: backends[b] for b in backends if b in BACKENDS}, limits, summary.backend, f"times-{model}"
+        )
         for model, backends in summary.step_times.items()
     ]
     return _section(

@@ -12,9 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from runtime.cuda.foresight import Foresight
-from runtime.cuda.loop import speculate_greedily
+from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import Drawn, GraphPair
 from runtime.loop.generate import Step
+from runtime.loop.sampling import Sampling
+from runtime.loop.texts import Text
 from runtime.policies.adaptive import Adaptive, Rule
 from runtime.policies.policy import Drafted, Outcome, TokenSignals
 from runtime.policies.price import LONGEST
@@ -51,6 +53,12 @@ def begun(rng: random.Random, times: StepTimes = TIMES) -> Adaptive:
     return policy
 
 
+def rule(policy: Adaptive) -> Rule:
+    found = policy.device_rule()
+    assert found
+    return found
+
+
 def written(rows: list[TokenSignals]) -> torch.Tensor:
     return torch.tensor([[*signals, 7.0, 0.0] for signals in rows], device=DEVICE)
 
@@ -63,7 +71,7 @@ def test_what_is_foreseen_is_what_the_policy_answers() -> None:
     for _ in range(8):
         slower = StepTimes(TIMES.draft, {q: ms * rng.uniform(0.05, 2) for q, ms in TIMES.target.items()})
         policies = [begun(rng, rng.choice([TIMES, slower])) for _ in range(texts)]
-        foresight.give({row: policy.device_rule() for row, policy in enumerate(policies)})
+        foresight.give({row: rule(policy) for row, policy in enumerate(policies)})
         signals, drafted = torch.zeros(slots, texts, 5, device=DEVICE), [Drafted() for _ in range(texts)]
         for slot in range(slots):
             new = [signals_like(rng) for _ in range(texts)]
@@ -94,13 +102,47 @@ def test_a_step_whose_rules_came_late_is_not_foreseen_and_the_next_one_is() -> N
         foresight.read(slot, signals, host)
         return [not math.isnan(row[4]) for row in told(host).tolist()]
 
-    foresight.give({1: policy.device_rule()})
+    foresight.give({1: rule(policy)})
     foresight.forget()
     assert answers(0) == [False, False]
-    foresight.give({1: policy.device_rule()})
+    foresight.give({1: rule(policy)})
     assert answers(1) == [False, False]  # the first token's part is missing
     assert answers(0) == [False, True]
     assert answers(1) == [False, True]
+    foresight.give({0: rule(policy), 1: rule(policy)})
+    foresight.give({0: rule(policy)})
+    assert answers(0) == [True, False]  # no rule of an earlier step is left
+    assert foresight.choose(policy.stopper)
+    assert answers(0) == [False, False]
+
+
+@pytest.mark.parametrize("signals", [TokenSignals(math.nan, 0.5, 0.2), TokenSignals(1.0, math.nan, math.nan)])
+def test_nothing_is_foreseen_of_what_is_no_number(signals: TokenSignals) -> None:
+    policy, foresight = begun(random.Random(1)), Foresight(1, 1, torch.device(DEVICE))
+    assert foresight.choose(policy.stopper)
+    foresight.give({0: rule(policy)})
+    host = on_host(1, 5)
+    foresight.read(0, written([signals])[None], host)
+    assert math.isnan(told(host)[0, 4])
+
+
+def test_a_policy_that_answers_otherwise_has_no_rule() -> None:
+    class Longer(Adaptive):
+        def gamma(self, drafted: Drafted) -> int:
+            return max(super().gamma(drafted), 3)
+
+    assert Longer(Stopper(), TIMES).device_rule() is None
+
+
+def test_policies_of_another_model_are_not_foreseen() -> None:
+    policy, foresight = begun(random.Random(1)), Foresight(1, 2, torch.device(DEVICE))
+    assert foresight.choose(Stopper())
+    other = begun(random.Random(2))
+    other.stopper._W2[:] *= 2
+    foresight.give({0: rule(policy), 1: rule(other)})
+    signals, host = written([TokenSignals(1.0, 0.5, 0.2)] * 2)[None], on_host(2, 5)
+    foresight.read(0, signals, host)
+    assert [math.isnan(answer) for answer in told(host)[:, 4].tolist()] == [False, True]
 
 
 def test_a_model_that_is_too_large_is_left_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +199,15 @@ class Asked(Adaptive):
         self.calls.append(f"ask {drafted.count}")
         return super().gamma(drafted)
 
+    def device_rule(self) -> Rule:
+        return Rule(self.stopper, self.price)  # it answers as its base does
+
 
 def decoded(
-    models: tuple[PreTrainedModel, PreTrainedModel], rule: bool, least: float | None = None
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    rule: bool,
+    least: float | None = None,
+    sampling: Sampling | None = None,
 ) -> tuple[list[Step], list[str]]:
     """Return the steps of a text, and the calls."""
     pair = Watched(*models, 1, 24, 6)
@@ -172,7 +220,8 @@ def decoded(
     kept = Recorded(policy)
     if rule:
         kept.device_rule = policy.device_rule  # type: ignore[attr-defined]
-    return list(speculate_greedily(pair, [3, 1, 4], kept, max_new_tokens=11)), pair.calls
+    steps = speculate_texts(pair, [Text([3, 1, 4], 11)], [kept], sampling=sampling, seed=2)
+    return [step for _, step, _ in steps], pair.calls
 
 
 @pytest.mark.parametrize("least", [None, 1e9, -1.0], ids=["right", "stops", "goes on"])
@@ -194,3 +243,14 @@ def test_the_text_is_the_same_whatever_is_foreseen(
         assert [call for call in calls if "ask" in call] == [call for call in asked if "ask" in call]
         assert asked[asked.index("ask 1") + 1] == "draft 1"
         assert calls[calls.index("ask 1") - 1] == "draft 1"
+
+
+def test_sampled_texts_are_the_same_whatever_is_foreseen(
+    models: tuple[PreTrainedModel, PreTrainedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_calls(monkeypatch)
+    steps, calls = decoded(models, rule=True, sampling=Sampling(1.0))
+    expected, asked = decoded(models, rule=False, sampling=Sampling(1.0))
+    assert [step.tokens for step in steps] == [step.tokens for step in expected]
+    assert [(step.gamma, step.accepted) for step in steps] == [(step.gamma, step.accepted) for step in expected]
+    assert calls != asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from transformers import PreTrainedModel
@@ -14,6 +14,7 @@ from runtime import GammaSelector, SpeckvError
 from runtime.loop.generate import speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
+from runtime.policies.adaptive import Rule
 from runtime.policies.fallback import Fallback
 from runtime.policies.guarded import Guarded
 from runtime.policies.policy import Drafted, Outcome, Policy
@@ -220,8 +221,12 @@ def test_where_they_stand_the_fallback_goes_on_drafting(target: PreTrainedModel)
 
 @pytest.mark.parametrize(
     ("act", "said"),
-    [(raising(RuntimeError("no idea")), "RuntimeError: no idea"), (lambda: "x > 0.5", "TypeError: its rule is a str")],
-    ids=["raises", "nonsense"],
+    [
+        (raising(RuntimeError("no idea")), "RuntimeError: no idea"),
+        (lambda: "x > 0.5", "TypeError: its rule is 'x > 0.5'"),
+        (lambda: Rule(cast(Any, None), cast(Any, None)), "TypeError: its rule is Rule("),
+    ],
+    ids=["raises", "nonsense", "empty"],
 )
 def test_a_rule_that_fails(
     act: Callable[[], Any],
@@ -237,7 +242,7 @@ def test_a_rule_that_fails(
 
     assert LOOPS["graphs"](draft, target, PROMPT, Ruled("nowhere", act), NEW) == expected
     (line,) = set(told.messages)
-    assert f"'faulty' failed ({said})" in line
+    assert f"'faulty' failed ({said}" in line
 
 
 def test_the_next_text_asks_the_policy_again(target: PreTrainedModel, told: pytest.LogCaptureFixture) -> None:

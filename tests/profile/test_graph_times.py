@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ class FakePair:
     def drafted(self, slot: int) -> None:
         assert self.log[-1][0] in ("draft", "foreseen")
         assert slot <= self.begun
+        time.sleep(0.0003 if slot else 0.001)  # what is begun behind another takes less
 
     def verify(self, gammas: list[int]) -> None:
         assert self.starts.tolist() == [CONTEXT - 1]  # every call at the same length

@@ -223,8 +223,9 @@ def test_a_rule_takes_the_devices_time_instead_of_the_hosts(ahead: bool) -> None
             return super().gamma(drafted)
 
     class Ruled(Pondering):
-        def device_rule(self) -> None:
+        def device_rule(self) -> object:
             """One that the device could follow."""
+            return object()
 
     texts = [text([3] * 40)]
     times = StepTimes({1: 50.0}, {1: 100.0}, ahead=ahead, foreseen=51.0 if ahead else None)
