@@ -10,23 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import triton
 import triton.language as tl
-from numpy.typing import NDArray
 from torch import Tensor
 
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
-from runtime.policies.price import BINS, LONGEST
+from runtime.cuda.tokens import store_four
+from runtime.policies.adaptive import Rule
+from runtime.policies.price import BINS, LONGEST, Price
 from runtime.stopper import history, progress
-
-if TYPE_CHECKING:
-    from runtime.policies.adaptive import Rule
-    from runtime.policies.price import Price
-    from runtime.stopper.stopper import Stopper
+from runtime.stopper.stopper import Stopper, Weights
 
 UNITS = 64
 """Hidden units of the acceptance model, at most."""
@@ -34,10 +30,6 @@ STATE = 6
 """What a token leaves to the next one: survival, and the sums and extremes of `Progress`."""
 MOST_LOGIT, LEAST_FACTOR = tl.constexpr(history.MOST_LOGIT), tl.constexpr(progress.LEAST_FACTOR)
 LEAST_LOG, MOST_LEAD = tl.constexpr(progress.LEAST_LOG), tl.constexpr(progress.MOST_LEAD)
-
-
-Weights = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-"""See `Stopper.weights`."""
 
 
 def _same(one: Weights, other: Weights) -> bool:
@@ -101,10 +93,7 @@ def _foresee(
     known = (survival == survival) & (slot + 1 < LONGEST)
     answer = tl.where(survival * following > threshold, 1.0, 0.0)
     told = host + row * 5
-    tl.store(told, entropy)
-    tl.store(told + 1, top1)
-    tl.store(told + 2, top2)
-    tl.store(told + 3, token)
+    store_four(told, entropy, top1, top2, token)
     tl.store(told + 4, tl.where(known, answer, float("nan")))
     own = state + (slot * texts + row) * STATE
     tl.store(own, survival)

@@ -89,10 +89,10 @@ def speculate_texts(
         TargetError: if the pair fails; the steps before it stand.
     """
     choice = sampling or Sampling()
-    rules = [rule for policy in policies if (rule := Guarded(policy).device_rule())]
+    rule = next((rule for policy in policies if (rule := Guarded(policy).device_rule())), None)
     with targets_own(0):
         pair.choose(choice)
-        pair.foresee(rules[0].stopper if rules else None)
+        pair.foresee(rule.stopper if rule else None)
     waiting = ((number, text) for number, text in enumerate(texts) if text.max_new_tokens > 0)
     draws = None if choice.greedy else seed
     free = [_Row(place, policy, draws) for place, policy in enumerate(policies)]

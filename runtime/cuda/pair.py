@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel
@@ -20,11 +20,9 @@ from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, accept, chunks, distance,
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
+from runtime.policies.adaptive import Rule
 from runtime.policies.policy import TokenSignals
-
-if TYPE_CHECKING:
-    from runtime.policies.adaptive import Rule
-    from runtime.stopper.stopper import Stopper
+from runtime.stopper.stopper import Stopper
 
 CHUNK = 64
 """Tokens of each prompt that one call takes, where several are read side by side."""

@@ -33,7 +33,8 @@ def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: 
 
 
 @triton.jit
-def _store_four(to, first, second, third, fourth):
+def store_four(to, first, second, third, fourth):
+    """Store numbers one behind the other."""
     tl.store(to, first)
     tl.store(to + 1, second)
     tl.store(to + 2, third)
@@ -87,9 +88,9 @@ def _read(
         bits = tl.maximum(entropy, 0.0) * 1.4426950408889634  # 1 / ln 2
         top2 = tl.exp(second - peak) / total
         if TELL:
-            _store_four(host + row * 5, bits, 1 / total, top2, token.to(tl.float32))
+            store_four(host + row * 5, bits, 1 / total, top2, token.to(tl.float32))
             tl.store(host + row * 5 + 4, float("nan"))
-        _store_four(signals + row * 5, bits, 1 / total, top2, token.to(tl.float32))
+        store_four(signals + row * 5, bits, 1 / total, top2, token.to(tl.float32))
         tl.store(signals + row * 5 + 4, peak + tl.log(total))
         tl.store(tokens + row, token)
         if WRITE:

@@ -65,16 +65,15 @@ def replay(
 
 def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
     steps: list[Outcome] = []
-    clock = _Clock(times)
     position, pending = 0, 1
     policy.begin()
-    rules = getattr(policy, "device_rule", lambda: None)() is not None
+    clock = _Clock(times, rules=getattr(policy, "device_rule", lambda: None)() is not None)
     while position < text.positions:
         # The target adds a token of its own, so drafting the last one would be for nothing.
         limit = min(text.positions - position - 1, LOOKAHEAD)
         drafted, draft_ms = Drafted(), 0.0
         goal = min(clock.between(policy.gamma, drafted), limit)
-        clock.begin_step(goal > 0 or not getattr(policy, "drafts_in_vain", True), rules)
+        clock.begin_step(goal > 0 or not getattr(policy, "drafts_in_vain", True))
         while goal > drafted.count:
             draft_ms += clock.drafting_ms(goal - drafted.count, 1 if drafted.count else pending)
             drafted.tokens += text.rollouts[position][drafted.count : goal]
@@ -96,14 +95,16 @@ class _Clock:
     UNSEEN = 2
     """Tokens of a draft forward that is begun ahead: it cannot know yet whether it has to read one or two."""
 
-    def __init__(self, times: StepTimes) -> None:
+    def __init__(self, times: StepTimes, rules: bool) -> None:
         self.model_ms = self.policy_ms = 0.0
         self.between_ms = 0.0
         """The policy's, since the last verification."""
         self._learning_ms = 0.0
         """Likewise, until it had learned from it: then its rule is there."""
         self._times = times
-        self._ahead = self._rules = self._foreseen = False
+        self._answering_ms = max(times.foreseen - times.draft_ms(), 0.0) if rules and times.foreseen else None
+        """The device's, for every token, where it answers in the policy's place."""
+        self._ahead = self._foreseen = False
 
     def between(self, question: Callable[[Given], Answer], given: Given) -> Answer:
         """Ask what a policy is asked between a verification and a draft."""
@@ -126,20 +127,13 @@ class _Clock:
         """Milliseconds of drafting as many tokens as one answer asked for, the first after `pending` new ones."""
         times = self._times
         chained = times.draft_ms() if times.chained is None else times.chained
-        answering = max(times.foreseen - times.draft_ms(), 0.0) if self._rules and times.foreseen else 0.0
-        return times.draft_ms(pending) + (tokens - 1) * chained + tokens * answering
+        return times.draft_ms(pending) + (tokens - 1) * chained + tokens * (self._answering_ms or 0.0)
 
-    def begin_step(self, drafts: bool, rules: bool) -> None:
-        """Account for what passed since the last verification.
-
-        Args:
-            drafts: whether the step does.
-            rules: whether the policy has a rule. A step is foreseen if it has learned before the first token is there.
-        """
+    def begin_step(self, drafts: bool) -> None:
+        """Account for what passed since the last verification, now that it is known whether the step drafts."""
         hidden = self._times.draft_ms(self.UNSEEN) if self._ahead else 0.0
-        self._rules = rules
-        in_time = not self._ahead or self._learning_ms <= hidden
-        self._foreseen = rules and self._times.foreseen is not None and in_time
+        # The device answers for a step if the policy has learned before the first token is there.
+        self._foreseen = self._answering_ms is not None and (not self._ahead or self._learning_ms <= hidden)
         self.policy_ms += max(self.between_ms - hidden, 0.0)
         self.model_ms += 0.0 if drafts else hidden
         self.between_ms = 0.0

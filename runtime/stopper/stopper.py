@@ -21,6 +21,8 @@ from runtime.stopper import history, progress
 
 FEATURES = (*history.NAMES, *progress.NAMES)
 """Input order of the model."""
+Weights = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""See `Stopper.weights`."""
 
 
 class Stopper:
@@ -83,7 +85,7 @@ class Stopper:
         return Stopper, (self.folder,)
 
     @property
-    def weights(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def weights(self) -> Weights:
         """What a call adds to `context`, for those who compute it elsewhere.
 
         Returns:
