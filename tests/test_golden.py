@@ -49,7 +49,7 @@ def copy(name: str, folder: Path, file: str, **changes: object) -> Path:
 def test_every_format_that_was_ever_written_is_here() -> None:
     sealed = {f"{name}-{number}" for name in ("speckv-mlp16", "speckv-stopper", "drafter") for number in (0, 1)}
     assert set(SEALED) == sealed - {"speckv-mlp16-0", "speckv-stopper-0"}  # format 0 was that of the first drafters
-    assert (FORMAT_VERSION, drafter.FORMAT_VERSION, store.FORMAT_VERSION) == ("1", 1, 1)
+    assert (FORMAT_VERSION, drafter.FORMAT_VERSION, store.FORMAT_VERSION) == ("1", 1, 2)
 
 
 @pytest.mark.parametrize("name", SEALED)
@@ -87,21 +87,32 @@ def test_drafters_of_both_formats_draft_as_they_did(name: str, target: PreTraine
     assert tokens == target.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)[0, 3:].tolist()
 
 
-def test_the_profile_replays_as_it_did(tmp_path: Path) -> None:
-    profile = GOLDEN / "profile-1"
+@pytest.mark.parametrize(
+    ("number", "seconds", "expected"), [(1, False, [(12, 9), (12, 12)]), (2, True, [(12, 9), (12, 12)])]
+)
+def test_the_profile_replays_as_it_did(number: int, seconds: bool, expected: list[tuple[int, int]]) -> None:
+    profile = GOLDEN / f"profile-{number}"
     times = read_step_times(profile / "step_times_ms.json", "fp32", "eager")
     texts = read_traces(profile / "fp32.npz")
     runs = replay(texts, Fixed(2), times)
-    assert [(text.key, text.positions, text.verified is not None) for text in texts] == [
-        ("0_code", 12, True),
-        ("1_chat", 12, True),
+    assert [(text.key, text.positions, text.verified is not None, text.seconds is not None) for text in texts] == [
+        ("0_code", 12, True, seconds),
+        ("1_chat", 12, True, seconds),
     ]
-    assert [(run.tokens, len(run.steps)) for run in runs] == [(12, 9), (12, 12)]
+    assert [(run.tokens, len(run.steps)) for run in runs] == expected
     assert make_plan(profile, None, "a/draft", lambda *_: None).precision == "fp32"
-    assert len(list(Store(profile).read_parts("fp32", 1))) == 6
-    Store(shutil.copytree(profile, tmp_path / "profile")).begin(
-        {key: value for key, value in json.loads((profile / MANIFEST).read_bytes()).items() if key != "format_version"}
-    )
+    assert len(list(Store(profile).read_parts("fp32", 1))) == 6 + 2 * seconds
+
+
+def test_the_newest_profile_can_be_continued_and_an_older_one_is_left_as_it_is(tmp_path: Path) -> None:
+    settings = json.loads((GOLDEN / "profile-2" / MANIFEST).read_bytes())
+    del settings["format_version"]
+    Store(shutil.copytree(GOLDEN / "profile-2", tmp_path / "new")).begin(settings)
+    settings = json.loads((GOLDEN / "profile-1" / MANIFEST).read_bytes())
+    del settings["format_version"]
+    older = shutil.copytree(GOLDEN / "profile-1", tmp_path / "older")
+    with pytest.raises(SpeckvError, match="was begun with format_version 1, not 2: give another --output"):
+        Store(older).begin(settings)
 
 
 @pytest.mark.parametrize(("name", "file"), [("speckv-mlp16-1", DECISION_FILE), ("speckv-stopper-1", STOPPER_FILE)])
@@ -124,7 +135,7 @@ def test_a_newer_drafter_is_refused_with_advice(tmp_path: Path, target: PreTrain
 
 
 def test_a_newer_profile_is_refused_with_advice(tmp_path: Path) -> None:
-    newer = copy("profile-1", tmp_path / "newer", MANIFEST, format_version=2)
+    newer = copy("profile-2", tmp_path / "newer", MANIFEST, format_version=3)
     readers = (
         lambda: read_traces(newer / "fp32.npz"),
         lambda: read_step_times(newer / "step_times_ms.json", "fp32", "eager"),
@@ -132,7 +143,7 @@ def test_a_newer_profile_is_refused_with_advice(tmp_path: Path) -> None:
         lambda: Store(newer).begin({}),
     )
     for read in readers:
-        with pytest.raises(SpeckvError, match=r"manifest\.json: format_version 2, .*`pip install --upgrade speckv`"):
+        with pytest.raises(SpeckvError, match=r"manifest\.json: format_version 3, .*`pip install --upgrade speckv`"):
             read()
-    (newer / MANIFEST).write_text('{"format_version": 2, "files": []}')  # somebody else's file of that name
+    (newer / MANIFEST).write_text('{"format_version": 3, "files": []}')  # somebody else's file of that name
     assert read_traces(newer / "fp32.npz")

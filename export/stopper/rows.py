@@ -66,7 +66,7 @@ def text_rows(text: Text, number: int, history: History, random: np.random.Gener
         gamma = behaviour.gamma(rollout, limit)
         outcome = step_outcome(text, position, gamma)
         history.observe(rollout[:gamma], outcome)
-        position += outcome.accepted + 1
+        position += outcome.tokens
     return Rows(
         np.asarray(features, np.float32),
         np.asarray(labels, np.float32),

@@ -42,9 +42,9 @@ def _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2):
 
 @triton.jit
 def _attend(
-    qkv, cos, sin, keys, values, places, starts, offset, width, capacity, scale, out, parts, arrived,
-    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr,
-    ROWS: tl.constexpr, CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, EARLY: tl.constexpr,
+    qkv, cos, sin, keys, values, places, starts, offset, width, depths, widest, capacity, scale, out, parts, arrived,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
+    CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """One key-value head of one text, one block of its query rows, one share of the cached positions.
 
@@ -65,10 +65,15 @@ def _attend(
     mask = real[:, None] & in_half
     heads = head * GROUP + row // width
     at = qkv + (batch * width + token)[:, None].to(tl.int64) * token_stride + heads[:, None] * DIM + half[None, :]
-    angle = tl.minimum(tl.maximum(start + token, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
-    turn1, turn2 = tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0)
     cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
-    wait_for_last(EARLY)  # what is loaded above stays as it is during a forward pass
+    depth = token
+    if SPARES:
+        wait_for_last(EARLY)  # for the depths, too
+        depth = tl.load(depths + batch * widest + token)
+    angle = tl.minimum(tl.maximum(start + depth, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
+    turn1, turn2 = tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0)
+    if not SPARES:
+        wait_for_last(EARLY)  # what is loaded above stays as it is during a forward pass
     q1, q2 = _rotated(
         tl.load(at, mask=mask, other=0.0), tl.load(at + DIM // 2, mask=mask, other=0.0), turn1, turn2, dtype
     )
@@ -97,7 +102,10 @@ def _attend(
             given = (new < width)[:, None] & in_half
             source = qkv + (batch * width + new)[:, None].to(tl.int64) * token_stride + half[None, :]
             source += (KV_HEADS * GROUP + head) * DIM
-            turn = tl.minimum(tl.maximum(start + new, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
+            turns = new
+            if SPARES:
+                turns = tl.load(depths + batch * widest + new, mask=new < width, other=0)
+            turn = tl.minimum(tl.maximum(start + turns, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
             k1, k2 = _rotated(
                 tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0),
                 tl.load(cos + turn, mask=given, other=0.0), tl.load(sin + turn, mask=given, other=0.0), dtype,
@@ -111,7 +119,10 @@ def _attend(
                 tl.store(keys + spot + DIM // 2, k2, mask=kept)
                 tl.store(values + spot, v1, mask=kept)
                 tl.store(values + spot + DIM // 2, v2, mask=kept)
-            visible = (new[None, :] <= token[:, None]) & ((new < width) & (start + new >= 0))[None, :] & real[:, None]
+            before = new[None, :] <= token[:, None]
+            if SPARES:
+                before = (new[None, :] < depth[:, None]) | (new[None, :] == token[:, None])
+            visible = before & ((new < width) & (start + new >= 0))[None, :] & real[:, None]
             peak, total, sum1, sum2 = _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2)
 
     # A row that sees nothing (padding, a place before the text's first) is left at 0.
@@ -165,6 +176,7 @@ def attend(
     parts: Tensor,
     arrived: Tensor,
     splits: int,
+    depths: Tensor | None = None,
 ) -> None:
     """Attend from `width` new tokens a text to those cached before them and to each other, and cache them.
 
@@ -184,14 +196,17 @@ def attend(
         parts: float32 scratch, see `scratch`.
         arrived: int32 scratch of zeros, left at zero.
         splits: programs that share a text's cached positions, and one for the new tokens: 2 at least.
+        depths: int32 `[texts, at least width]`: a token's position is `starts[b] + offset + depths[b, i]` instead, it
+            sees the new tokens before the number `depths[b, i]` and itself, and is cached where it would be otherwise.
     """
     texts, (_, kv_heads, capacity, dim) = len(rows), keys.shape
     group = out.shape[1] // dim // kv_heads
     tile = min(max(triton.next_power_of_2(group * width), 16), MOST_ROWS)
     _attend[(texts * kv_heads, triton.cdiv(group * width, tile), splits)](
-        qkv, cos, sin, keys, values, rows, starts, offset, width, capacity, scale, out, parts, arrived,
-        KV_HEADS=kv_heads, GROUP=group, DIM=dim, HALF=max(triton.next_power_of_2(dim // 2), 16),
-        ROWS=tile, CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, EARLY=EARLY,
+        qkv, cos, sin, keys, values, rows, starts, offset, width, starts if depths is None else depths,
+        0 if depths is None else depths.stride(0), capacity, scale, out, parts, arrived,
+        KV_HEADS=kv_heads, GROUP=group, DIM=dim, HALF=max(triton.next_power_of_2(dim // 2), 16), ROWS=tile,
+        CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, SPARES=depths is not None, EARLY=EARLY,
         num_warps=4, num_stages=2, launch_pdl=EARLY,
     )  # fmt: skip
 

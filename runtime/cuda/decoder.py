@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from runtime.cuda.attention import attend, scratch
+from runtime.cuda.cache import move
 from runtime.cuda.linear import gated, linear
-from runtime.cuda.tokens import embed
+from runtime.cuda.tokens import Spares, embed
 from runtime.cuda.weights import Layer, Weights
 
 MOST_PROGRAMS = 1024
@@ -47,7 +48,9 @@ class Decoder:
         self.parts = torch.empty(parts, dtype=torch.float32, device=like.device)
         self.arrived = torch.zeros(arrived, dtype=torch.int32, device=like.device)
 
-    def forward(self, text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int) -> Tensor:
+    def forward(
+        self, text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, spares: Spares | None = None
+    ) -> Tensor:
         """Run the layers on the tokens `text[rows[b], starts[b] + offset … + width]`, and cache them in the same rows.
 
         Args:
@@ -56,25 +59,39 @@ class Decoder:
             starts: int32 `[n]`.
             offset: see above.
             width: n texts of as many are one of `calls`, or smaller.
+            spares: which of the tokens are others; of all texts, then.
 
         Returns:
             What the layers left, `[n, width, size]`, a view of a buffer.
         """
         x = self.x[: len(rows) * width]
-        embed(text, rows, starts, offset, width, self.weights.embedding, x)
+        embed(text, rows, starts, offset, width, self.weights.embedding, x, spares)
+        depths = spares.depths if spares else None
         for index, layer in enumerate(self.weights.layers):
-            self._layer(index, layer, x, rows, starts, offset, width)
+            self._layer(index, layer, x, rows, starts, offset, width, depths)
         return x.view(len(rows), width, -1)
 
+    def keep(self, spares: Spares) -> None:
+        """Cache the spares that stand where they belong in their texts."""
+        move(self.keys, self.values, spares.moves)
+
     def _layer(
-        self, index: int, layer: Layer, x: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int
+        self,
+        index: int,
+        layer: Layer,
+        x: Tensor,
+        rows: Tensor,
+        starts: Tensor,
+        offset: int,
+        width: int,
+        depths: Tensor | None,
     ) -> None:
         weights, count = self.weights, len(x)
         qkv, attended, hidden = self.qkv[:count], self.attended[:count], self.hidden[:count]
         linear(x, (layer.q, layer.k, layer.v), qkv, gain=layer.attention_gain, epsilon=weights.epsilon)
         attend(
             qkv, self.cos, self.sin, self.keys[index], self.values[index], rows, starts, offset, width,
-            weights.dim**-0.5, attended, self.parts, self.arrived, self.splits,
+            weights.dim**-0.5, attended, self.parts, self.arrived, self.splits, depths,
         )  # fmt: skip
         linear(attended, (layer.o,), x, residual=True)
         gated(x, layer.gate, layer.up, hidden, layer.mlp_gain, weights.epsilon)

@@ -90,7 +90,7 @@ class Draws:
         starts += accepted + 1
         own = signals.view(texts, width, -1).gather(1, stands.clamp_min(0)[..., None].expand(-1, 1, 2))[:, 0]
         apart = own.new_zeros(texts, 1).masked_fill_(stands == gammas[:, None], math.nan)
-        results.copy_(torch.cat([stands, token[:, None], own, apart], 1))
+        results.copy_(torch.cat([stands, token[:, None], own, apart, -torch.ones_like(apart)], 1))
 
 
 def _on_host(shape: tuple[int, int], pinned: bool) -> Tensor:

@@ -142,6 +142,8 @@ class _Row:
     """Whether it drafts in this step as far as others do, and its policy is not asked."""
     ruled: Policy | None = None
     """The policy whose rule the device has for this step."""
+    spares: list[int] = field(default_factory=list)
+    """Places in this step whose second choices are verified, too."""
     drafted: Drafted = field(default_factory=Drafted)
     proposed: list[int] = field(default_factory=list)
 
@@ -195,19 +197,20 @@ class _Row:
             TargetError: if the target's logits are no numbers.
         """
         if math.isnan(verified.signals[1]):
-            raise no_numbers(len(self.tokens) + verified.accepted)
+            raise no_numbers(len(self.tokens) + verified.accepted + len(verified.tokens) - 1)
         if not self.follows:
-            self.guarded.observe(Outcome(len(self.proposed), verified.accepted, *verified.signals, *times))
+            spares = len(self.spares), len(verified.tokens) > 1
+            self.guarded.observe(Outcome(len(self.proposed), verified.accepted, *verified.signals, *times, *spares))
 
     def commit(self, verified: Verified, drafted: int) -> TextStep:
         """Take over what became of a step in which the draft wrote `drafted` tokens in every row."""
-        gamma, (accepted, token, _) = len(self.proposed), verified
-        kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], token], self.eos, self.stop)
+        gamma, (accepted, own, _) = len(self.proposed), verified
+        kept, ended = _until_end(self.tokens, [*self.proposed[:accepted], *own], self.eos, self.stop)
         self.tokens += kept
         self.ended = ended or len(self.tokens) >= self.end
         # The draft has seen the text up to its own last token but one, as far as they stand.
-        self.unseen = accepted + 1 - min(accepted, drafted - 1) if drafted else self.unseen + 1
-        return TextStep(self.number, Step(kept, gamma, accepted, self.drafted), self.ended)
+        self.unseen = accepted + len(own) - min(accepted, drafted - 1) if drafted else self.unseen + 1
+        return TextStep(self.number, Step(kept, gamma, accepted, self.drafted, len(own) > 1), self.ended)
 
 
 def _check_room(pair: GraphPair, rows: Sequence[_Row]) -> None:
@@ -240,9 +243,10 @@ def _step(
     for row in rows:
         gammas[row.place], uniforms[row.place] = len(row.proposed), row.to_verify()
     longest = max(gammas)
+    spares = _choose_spares(pair, rows)
     middle = time.perf_counter()
     with targets_own(max([len(row.tokens) for row in rows])):
-        pair.verify(gammas, uniforms)
+        pair.verify(gammas, uniforms, spares)
         drafting = [row for row in rows if row.limit > len(row.proposed) and not row.guarded.draft_failed]
         begun = longest > 0 and bool(drafting) and _draft_ahead(pair, drafting, _to_draft(pair, rows, 0))
         for row in unasked:
@@ -256,6 +260,15 @@ def _step(
         _give_rules(pair, rows)  # at once: the device may need them soon
     steps = [row.commit(verified[row.place], drafted) for row in rows]
     return steps, time.perf_counter() - end if begun else None
+
+
+def _choose_spares(pair: GraphPair, rows: Sequence[_Row]) -> dict[int, list[int]]:
+    """Return the places where a text that is alone wants spares; beside others, what it verifies costs all of them."""
+    if pair.texts > 1 or not pair.sampling.greedy:
+        return {}
+    (row,) = rows
+    row.spares = row.guarded.spares(row.drafted)[: pair.longest - len(row.proposed)]
+    return {row.place: row.spares} if row.spares else {}
 
 
 def _draft_ahead(pair: GraphPair, rows: Sequence[_Row], uniforms: Sequence[float]) -> bool:

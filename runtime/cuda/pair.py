@@ -16,12 +16,12 @@ from runtime.cuda.draws import Draws
 from runtime.cuda.foresight import Foresight
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.mailbox import Mailbox
-from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, accept, chunks, distance, read
+from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, Spares, accept, chunks, distance, read
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
 from runtime.policies.adaptive import Rule
-from runtime.policies.policy import TokenSignals
+from runtime.policies.policy import MOST_ROWS, TokenSignals
 from runtime.stopper.stopper import Stopper
 
 CHUNK = 64
@@ -45,12 +45,14 @@ class Verified(NamedTuple):
     """What became of one text's step."""
 
     accepted: int
-    token: int
-    """The target's own token after the accepted ones."""
+    tokens: list[int]
+    """The target's own tokens after the accepted ones: one, or a spare that stands and one after it."""
     signals: tuple[float, float, float]
     """See `verified_signals`; the distance is NaN where all proposals stand."""
 
 
+NONE: Mapping[int, Sequence[int]] = {}
+"""The spares of most verifications."""
 RESTS = -1
 """The gamma of a text that takes no part in a step."""
 
@@ -87,6 +89,7 @@ class GraphPair:
         rows = texts * (longest + 1)
 
         zeros = partial(torch.zeros, device=device)
+        pinned = partial(torch.zeros, dtype=torch.int32, pin_memory=device.type == "cuda")
         self.text = zeros(texts, positions, dtype=torch.int32)
         self.starts = zeros(texts, dtype=torch.int32)  # place of each text's last committed token
         self.cursor = zeros(texts, dtype=torch.int32)  # where a call on prompts begins
@@ -99,10 +102,17 @@ class GraphPair:
         self.target_signals = zeros(rows, SIGNALS)
         self.tokens = zeros(rows, dtype=torch.int32)
         self.results = zeros(texts, RESULT)
-        self.parts = zeros(rows * chunks(vocabulary) * 5)
+        self.parts = zeros(rows * chunks(vocabulary) * 6)
         self.arrived = zeros(rows, dtype=torch.int32)
-        self._gammas = torch.zeros(texts, dtype=torch.int32, pin_memory=device.type == "cuda")
+        self._gammas = pinned(texts)
         self._given_gammas = self._gammas.numpy()
+        self._spares = Spares(
+            given=pinned(texts, MOST_ROWS),
+            depths=zeros(texts, MOST_ROWS, dtype=torch.int32),
+            seconds=torch.zeros_like(self.text),
+            moves=zeros(texts, 2, dtype=torch.int32),
+        )
+        self._given_depths = self._spares.given.numpy()
         self._drafted = Mailbox(longest, texts, TOLD, device)
         self._verified = Mailbox(1, texts, RESULT, device)
         self.state = [self.text, self.starts, self.cursor, self._drafted.numbers, self._verified.numbers]
@@ -172,9 +182,10 @@ class GraphPair:
                 self.draft(0, unseen)
             for slot in range(1, self.longest):
                 self.draft(slot, 1)
-        for gamma in range(self.longest + 1):
+        spared = range(1, min(self.longest, MOST_ROWS - 1))
+        for gamma, spares in [*((gamma, 0) for gamma in range(self.longest + 1)), *((gamma, 1) for gamma in spared)]:
             self.starts.fill_(1)
-            self.verify([gamma] * self.texts)
+            self.verify([gamma] * self.texts, spares={0: [0]} if spares else {})
             self.verified()
 
     def _read_prompts(self, texts: int, width: int) -> None:
@@ -222,7 +233,7 @@ class GraphPair:
                 told[:, -1] = math.nan
                 host.copy_(told, non_blocking=True)
         else:
-            write = self.text, self.starts, slot + 1
+            write = self.text, self._spares.seconds, self.starts, slot + 1
             read(logits, self.parts, self.arrived, self.tokens, signals, write, None if foresees else host)
         if foresees:
             self.foresight.read(slot, self.draft_signals, host)
@@ -234,36 +245,54 @@ class GraphPair:
             for entropy, top1, top2, token, goes_on in self._drafted.read(slot)
         ]
 
-    def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
+    def verify(
+        self,
+        gammas: Sequence[int],
+        uniforms: Sequence[Sequence[float]] = (),
+        spares: Mapping[int, Sequence[int]] = NONE,
+    ) -> None:
         """Begin to verify the first `gammas[b]` tokens that were drafted for each text; see `RESTS`.
 
-        When sampling, `uniforms[b]` are `gammas[b]` + 1 numbers in [0, 1).
+        Args:
+            gammas: see above.
+            uniforms: `gammas[b]` + 1 numbers in [0, 1) for each text, when sampling.
+            spares: row → places of its drafted tokens, from 0, for which the draft's second choice is verified, too:
+                greedily alone, and so that no text has more than `MOST_ROWS` tokens to verify.
         """
         width = max(gammas) + 1
         self._verified.begin(0)  # before its gammas are others: the last verification reads them on the host
         self._given_gammas[:] = gammas
+        if spares:
+            self._given_depths[:] = range(MOST_ROWS)
+            for row, places in spares.items():
+                first = gammas[row] + 1
+                self._given_depths[row, first : first + len(places)] = [place + 1 for place in places]
+                width = max(width, first + len(places))
         draws = self._drawing
         if draws:
             draws.give_verification(uniforms)
-        (draws or self).graphs.run(("verify", width), lambda: self._verify(width, draws))
+        spared = self._spares if spares else None
+        (draws or self).graphs.run(("verify", width, bool(spares)), lambda: self._verify(width, draws, spared))
 
-    def _verify(self, width: int, draws: Draws | None) -> None:
-        x = self.target_model.forward(self.text, self.rows, self.starts, 0, width).flatten(0, 1)
+    def _verify(self, width: int, draws: Draws | None, spares: Spares | None) -> None:
+        x = self.target_model.forward(self.text, self.rows, self.starts, 0, width, spares).flatten(0, 1)
         logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
         self.target_model.head(x, logits)
         read(logits, self.parts, self.arrived, self.tokens, signals)
         if draws:
             draws.accept(logits, signals, self.text, self.starts, self._gammas, self.results)
         else:
-            accept(self.text, self.starts, self._gammas, width, self.tokens, signals, self.results)
+            accept(self.text, self.starts, self._gammas, width, self.tokens, signals, self.results, spares)
         distance(
             logits, signals, width, self.draft_logits, self.draft_signals, self.results,
             self._verified.numbers[0], self.parts, self.arrived,
         )  # fmt: skip
+        if spares:
+            self.target_model.keep(spares)  # the host need not wait for it
 
     def verified(self) -> list[Verified]:
         """Wait for the verification of every text, and return what became of it; a text that rests means nothing."""
         return [
-            Verified(int(accepted), int(token), (entropy, top1, apart))
-            for accepted, token, entropy, top1, apart in self._verified.read(0)
+            Verified(int(accepted), [int(last)] if spare < 0 else [int(spare), int(last)], (entropy, top1, apart))
+            for accepted, last, entropy, top1, apart, spare in self._verified.read(0)
         ]

@@ -55,8 +55,20 @@ class TimedTarget:
     def forward_ms(self, tokens: int) -> float:
         """Return the milliseconds of verifying `tokens` − 1 proposals, until the outcome is there."""
         start = time.perf_counter()
-        self.pair.verify([tokens - 1] * self.pair.texts)
+        self.begin(tokens)
         self.pair.verified()
         milliseconds = (time.perf_counter() - start) * 1e3
         self.pair.starts.copy_(self.starts)
         return milliseconds
+
+    def begin(self, tokens: int) -> None:
+        """Begin to verify."""
+        self.pair.verify([tokens - 1] * self.pair.texts)
+
+
+class TimedSpares(TimedTarget):
+    """The target's calls in which the last proposal but one is the first place's spare, the last the second's."""
+
+    def begin(self, tokens: int) -> None:
+        """Begin to verify."""
+        self.pair.verify([tokens - 3] * self.pair.texts, spares={0: [0, 1]})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -14,19 +16,30 @@ SIGNALS = 5
 """Entropy in bits, top-1 and top-2 probability, the likeliest token, and ln Σ exp(logit), of one distribution."""
 TOLD = 5
 """What the host is told: the first four of them, and whether the policy will go on (1 or 0; NaN: ask it)."""
-RESULT = 5
-"""Of a step: accepted tokens, the token after them, and what `verified_signals` says of its distribution."""
+RESULT = 6
+"""Of a step: accepted tokens, the last token, what `verified_signals` says of its distribution, and the spare between
+them, -1 where none stands."""
 
 
 @triton.jit
-def _embed(text, capacity, rows, starts, offset, width, table, size, out, SIZE: tl.constexpr, EARLY: tl.constexpr):
+def _embed(
+    text, seconds, capacity, rows, starts, offset, width, given, depths, widest, table, size, out,
+    SIZE: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     let_next_start(EARLY)
-    wait_for_last(EARLY)
     row = tl.program_id(0)
-    batch = row // width
-    position = tl.load(starts + batch) + offset + row % width
-    own = text + tl.load(rows + batch).to(tl.int64) * capacity
-    token = tl.load(own + tl.minimum(tl.maximum(position, 0), capacity - 1)).to(tl.int64)
+    batch, at = row // width, row % width
+    if SPARES:
+        depth = tl.load(given + batch * widest + at, volatile=True)  # on the host, which takes long
+    wait_for_last(EARLY)
+    position = tl.load(starts + batch) + offset + at
+    if SPARES:
+        tl.store(depths + batch * widest + at, depth)
+        position += depth - at
+    spot = tl.load(rows + batch).to(tl.int64) * capacity + tl.minimum(tl.maximum(position, 0), capacity - 1)
+    token = tl.load(text + spot).to(tl.int64)
+    if SPARES:
+        token = tl.where(depth < at, tl.load(seconds + spot).to(tl.int64), token)
     columns = tl.arange(0, SIZE)
     inside = columns < size
     tl.store(out + row * size + columns, tl.load(table + token * size + columns, mask=inside), mask=inside)
@@ -43,7 +56,7 @@ def store_four(to, first, second, third, fourth):
 
 @triton.jit
 def _read(
-    logits, stride, vocabulary, parts, arrived, tokens, signals, text, capacity, starts, place, host,
+    logits, stride, vocabulary, parts, arrived, tokens, signals, text, seconds, capacity, starts, place, host,
     WRITE: tl.constexpr, TELL: tl.constexpr, CHUNKS: tl.constexpr, CHUNK: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
@@ -54,30 +67,31 @@ def _read(
     x = tl.load(logits + row.to(tl.int64) * stride + columns, mask=inside, other=-float("inf")).to(tl.float32)
     peak = tl.max(x, 0)
     best = tl.min(tl.where(x == peak, columns, vocabulary - 1), 0)  # where no logit is a number, any token
-    second = tl.max(tl.where(columns == best, -float("inf"), x), 0)
+    others = tl.where(columns == best, -float("inf"), x)
+    second = tl.max(others, 0)
     weight = tl.exp(x - peak)
-    own = parts + (row * CHUNKS + chunk) * 5
+    own = parts + (row * CHUNKS + chunk) * 6
     tl.store(own, peak)
     tl.store(own + 1, best.to(tl.float32))  # exact below 2^24
     tl.store(own + 2, second)
     tl.store(own + 3, tl.sum(weight, 0))
     tl.store(own + 4, tl.sum(tl.where(weight > 0, weight * (peak - x), 0.0), 0))
+    if WRITE:
+        tl.store(own + 5, tl.min(tl.where(others == second, columns, vocabulary - 1), 0).to(tl.float32))
     tl.debug_barrier()
     before = tl.atomic_add(arrived + row, 1)
     if before == tl.num_programs(1) - 1:
         chunks = tl.arange(0, CHUNKS)
         used = chunks < tl.num_programs(1)
-        at = parts + (row * CHUNKS + chunks) * 5
+        at = parts + (row * CHUNKS + chunks) * 6
         peaks = tl.load(at, mask=used, other=-float("inf"), cache_modifier=".cg")
         bests = tl.load(at + 1, mask=used, other=0.0, cache_modifier=".cg")
-        seconds = tl.load(at + 2, mask=used, other=-float("inf"), cache_modifier=".cg")
+        runner_up_logits = tl.load(at + 2, mask=used, other=-float("inf"), cache_modifier=".cg")
         peak = tl.max(peaks, 0)
         winner = tl.min(tl.where(peaks == peak, chunks, 2147483647), 0)
         token = tl.sum(tl.where(chunks == winner, bests, 0.0), 0).to(tl.int32)
-        second = tl.maximum(
-            tl.max(tl.where(chunks == winner, -float("inf"), peaks), 0),
-            tl.max(tl.where(chunks == winner, seconds, -float("inf")), 0),
-        )
+        leaders = tl.where(chunks == winner, runner_up_logits, peaks)
+        second = tl.max(leaders, 0)
         fade = tl.where(used, tl.exp(peaks - peak), 0.0)
         totals = tl.load(at + 3, mask=used, other=0.0, cache_modifier=".cg")
         below = tl.load(at + 4, mask=used, other=0.0, cache_modifier=".cg")
@@ -94,12 +108,20 @@ def _read(
         tl.store(signals + row * 5 + 4, peak + tl.log(total))
         tl.store(tokens + row, token)
         if WRITE:
-            tl.store(text + row.to(tl.int64) * capacity + tl.load(starts + row) + place, token)
+            runners_up = tl.load(at + 5, mask=used, other=0.0, cache_modifier=".cg")
+            leader = tl.min(tl.where(leaders == second, chunks, CHUNKS - 1), 0)
+            other = tl.sum(tl.where(chunks == leader, tl.where(chunks == winner, runners_up, bests), 0.0), 0)
+            spot = row.to(tl.int64) * capacity + tl.load(starts + row) + place
+            tl.store(text + spot, token)
+            tl.store(seconds + spot, other.to(tl.int32))
         tl.store(arrived + row, 0)
 
 
 @triton.jit
-def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH: tl.constexpr, EARLY: tl.constexpr):
+def _accept(
+    text, seconds, capacity, starts, gammas, width, depths, widest, best, signals, results, moves,
+    WIDTH: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
+):  # fmt: skip
     let_next_start(EARLY)
     batch = tl.program_id(0)
     # On the host, which takes long; no kernel writes it.
@@ -114,24 +136,44 @@ def _accept(text, capacity, starts, gammas, width, best, signals, results, WIDTH
     # Logits that are no numbers choose nothing: what stands ends there, and whoever reads the signals sees it.
     wrong = (proposed != chosen) | (top1 != top1)
     accepted = tl.min(tl.where((at < gamma) & wrong, at, gamma), 0)  # -1 for a text that rests
-    tl.store(results + batch * 5, accepted.to(tl.float32))
-    tl.store(results + batch * 5 + 4, tl.where(accepted == gamma, float("nan"), 0.0))
+    result = results + batch * 6
+    tl.store(result, accepted.to(tl.float32))
+    tl.store(result + 4, tl.where(accepted == gamma, float("nan"), 0.0))
     if gamma >= 0:
         row = batch * width + accepted
         token = tl.load(best + row)
-        tl.store(results + batch * 5 + 1, token.to(tl.float32))
-        tl.store(results + batch * 5 + 2, tl.load(signals + row * 5))
-        tl.store(results + batch * 5 + 3, tl.load(signals + row * 5 + 1))
+        last, place = token, start + 1 + accepted
+        if SPARES:
+            known = tl.load(signals + row * 5 + 1)
+            depth = tl.load(depths + batch * widest + at, mask=at < width, other=WIDTH)
+            second = tl.load(seconds + batch.to(tl.int64) * capacity + place)
+            stands = (depth < at) & (depth == accepted + 1) & (second == token)
+            spare = tl.where((accepted < gamma) & (known == known), tl.max(tl.where(stands, at, 0), 0), 0)
+            row += tl.where(spare > 0, spare - accepted, 0)
+            last = tl.load(best + row)
+        tl.store(result + 1, last.to(tl.float32))
+        tl.store(result + 2, tl.load(signals + row * 5))
+        tl.store(result + 3, tl.load(signals + row * 5 + 1))
         tl.debug_barrier()  # every proposal has been read
         tl.store(own + 1 + accepted, token)
-        tl.store(starts + batch, start + accepted + 1)
+        if SPARES:
+            tl.store(result + 5, tl.where(spare > 0, token.to(tl.float32), -1.0))
+            if spare > 0:
+                tl.store(own + 2 + accepted, last)
+            tl.store(moves + batch * 2, tl.where(spare > 0, start + spare, -1))
+            tl.store(moves + batch * 2 + 1, place)
+            place += (spare > 0).to(tl.int32)
+        tl.store(starts + batch, place)
+    elif SPARES:
+        tl.store(moves + batch * 2, -1)
+    if (not SPARES) or gamma < 0:
+        tl.store(result + 5, -1.0)
 
 
 @triton.jit
 def _tell(result, host, apart):
-    at = tl.arange(0, 4)
-    tl.store(host + at, tl.load(result + at))
-    tl.store(host + 4, apart)
+    at = tl.arange(0, 8)
+    tl.store(host + at, tl.where(at == 4, apart, tl.load(result + at, mask=at < 6, other=0.0)), mask=at < 6)
 
 
 @triton.jit
@@ -142,7 +184,7 @@ def _distance(
     let_next_start(EARLY)
     wait_for_last(EARLY)
     batch, chunk = tl.program_id(0), tl.program_id(1)
-    result, told = results + batch * 5, host + batch * 5
+    result, told = results + batch * 6, host + batch * 6
     accepted = tl.load(result).to(tl.int32)
     unknown = tl.load(result + 4)
     if unknown != unknown:  # NaN: all proposals stand
@@ -172,7 +214,33 @@ def _distance(
             tl.store(arrived + batch, 0)
 
 
-def embed(text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, table: Tensor, out: Tensor) -> None:
+class Spares(NamedTuple):
+    """Second choices of the draft, verified in the last of a text's new tokens.
+
+    The new token number i is `depth` places after the text's last one. Those of the text itself are i places after it;
+    one that is less is the draft's second choice for the place where it is.
+    """
+
+    given: Tensor
+    """int32 `[texts, widest]`, the depths, pinned. What is read first writes them to the device."""
+    depths: Tensor
+    """int32, likewise, on the device."""
+    seconds: Tensor
+    """int32 `[texts, capacity]`, the draft's second choices, at the places of its first ones in the text."""
+    moves: Tensor
+    """int32 `[texts, 2]`: the place that a spare was cached at, -1 where none stands, and its place in the text."""
+
+
+def embed(
+    text: Tensor,
+    rows: Tensor,
+    starts: Tensor,
+    offset: int,
+    width: int,
+    table: Tensor,
+    out: Tensor,
+    spares: Spares | None = None,
+) -> None:
     """Look up the tokens at `text[rows[b], starts[b] + offset + i]` in `table` `[V, size]`; outside the text, any.
 
     Args:
@@ -183,11 +251,13 @@ def embed(text: Tensor, rows: Tensor, starts: Tensor, offset: int, width: int, t
         width: tokens of each text.
         table: the embedding.
         out: `[texts · width, size]`.
+        spares: which tokens are second choices; their depths are on the device afterwards.
     """
     size = table.shape[1]
+    given, depths, seconds, _ = spares or (starts, starts, text, starts)
     _embed[(out.shape[0],)](
-        text, text.stride(0), rows, starts, offset, width, table, size, out,
-        SIZE=triton.next_power_of_2(size), EARLY=EARLY, launch_pdl=EARLY,
+        text, seconds, text.stride(0), rows, starts, offset, width, given, depths, given.stride(0), table, size, out,
+        SIZE=triton.next_power_of_2(size), SPARES=spares is not None, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -202,34 +272,43 @@ def read(
     arrived: Tensor,
     tokens: Tensor,
     signals: Tensor,
-    write: tuple[Tensor, Tensor, int] | None = None,
+    write: tuple[Tensor, Tensor, Tensor, int] | None = None,
     host: Tensor | None = None,
 ) -> None:
     """Read the likeliest token and the signals off each row of logits.
 
     Args:
         logits: `[rows, V]`.
-        parts: float32 scratch, `rows · chunks(V) · 5`.
+        parts: float32 scratch, `rows · chunks(V) · 6`.
         arrived: int32 scratch of zeros, `rows`; left at zero.
         tokens: int32 `[rows]`, the first of the likeliest tokens.
         signals: float32 `[rows, 5]`, see `SIGNALS`.
-        write: text (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
-            `text[b, starts[b] + place]`.
+        write: text and seconds (int32 `[rows, capacity]`), starts (int32 `[rows]`) and place: also write the token to
+            `text[b, starts[b] + place]`, and the likeliest of the others to `seconds`, likewise.
         host: float32 `[rows, 5]`, pinned; also write what `TOLD` says there.
     """
     rows, vocabulary = logits.shape
-    text, starts, place = write or (tokens, tokens, 0)
+    text, seconds, starts, place = write or (tokens, tokens, tokens, 0)
     _read[(rows, triton.cdiv(vocabulary, CHUNK))](
-        logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, text.stride(0), starts, place,
-        signals if host is None else host, WRITE=write is not None, TELL=host is not None,
+        logits, logits.stride(0), vocabulary, parts, arrived, tokens, signals, text, seconds, text.stride(0), starts,
+        place, signals if host is None else host, WRITE=write is not None, TELL=host is not None,
         CHUNKS=chunks(vocabulary), CHUNK=CHUNK, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
 def accept(
-    text: Tensor, starts: Tensor, gammas: Tensor, width: int, best: Tensor, signals: Tensor, results: Tensor
+    text: Tensor,
+    starts: Tensor,
+    gammas: Tensor,
+    width: int,
+    best: Tensor,
+    signals: Tensor,
+    results: Tensor,
+    spares: Spares | None = None,
 ) -> None:
     """Accept proposals while they are the target's choice, write the target's own token after them, and move on.
+
+    Where that token is a spare, the target has also chosen the one after it: then that one ends the step.
 
     Args:
         text: int32 `[texts, capacity]`; proposals begin at `starts[b] + 1`.
@@ -239,11 +318,13 @@ def accept(
         width: rows of `best` for each text.
         best: int32 `[texts · width]`, the target's choices.
         signals: float32 `[texts · width, 5]`, the target's.
-        results: float32 `[texts, 5]`, see `RESULT`; in the distance's place NaN where all proposals stand, else 0.
+        results: float32 `[texts, RESULT]`; in the distance's place NaN where all proposals stand, else 0.
+        spares: after `gammas[b]` proposals; what there is to move for `keep` is written there.
     """
+    _, depths, seconds, moves = spares or (starts, starts, text, starts)
     _accept[(len(starts),)](
-        text, text.stride(0), starts, gammas, width, best, signals, results,
-        WIDTH=triton.next_power_of_2(width), EARLY=EARLY, launch_pdl=EARLY,
+        text, seconds, text.stride(0), starts, gammas, width, depths, depths.stride(0), best, signals, results, moves,
+        WIDTH=triton.next_power_of_2(width), SPARES=spares is not None, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
 
@@ -266,8 +347,8 @@ def distance(
         width: rows of `target` for each text.
         draft: logits, `[slots, texts, V]`.
         draft_signals: float32 `[slots, texts, 5]`.
-        results: float32 `[texts, 5]`, as `accept` leaves them.
-        host: float32 `[texts, 5]`, pinned, see `RESULT`; the distance is NaN where all proposals stand.
+        results: float32 `[texts, RESULT]`, as `accept` leaves them.
+        host: likewise, pinned; the distance is NaN where all proposals stand.
         parts: float32 scratch, `texts · chunks(V)`.
         arrived: int32 scratch of zeros, `texts`; left at zero.
     """

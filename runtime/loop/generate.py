@@ -32,6 +32,8 @@ class Step(NamedTuple):
     """Drafted tokens that stand, in [0, gamma]."""
     drafted: Drafted
     """The signals of the drafted tokens."""
+    spared: bool = False
+    """Whether the draft's second choice stands where its first was rejected, and one more token after it."""
 
 
 def speculate(

@@ -41,7 +41,7 @@ class Bandit:
     def observe(self, outcome: Outcome) -> None:
         """Reward the arm and draw the next."""
         self.plays[self.arm] += 1
-        self.rewards[self.arm] += (outcome.accepted + 1) / self.step_ms[self.arm] / self.highest
+        self.rewards[self.arm] += outcome.tokens / self.step_ms[self.arm] / self.highest
         played = sum(self.plays)
         self.arm = played % len(self.ARMS) if played < self.WARM_UP else self._best(played + 1)
 

@@ -13,6 +13,7 @@ from runtime.policies.fallback import Fallback
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Drafted, Outcome, Policy
 from runtime.policies.price import Price
+from runtime.policies.spares import chosen_spares
 from runtime.stopper.stopper import Stopper
 
 
@@ -63,11 +64,8 @@ class Guarded:
     def gamma(self, drafted: Drafted) -> int:
         """Return the length to draft up to, as `Policy.gamma` does; it does not raise."""
         begun = time.perf_counter()
-        if not drafted.tokens:
-            self._shown = Drafted()
-        self._shown.tokens = drafted.tokens[:]  # a copy, for the list is the loop's own record
         try:
-            length = operator.index(self.policy.gamma(self._shown))
+            length = operator.index(self.policy.gamma(self._show(drafted)))
             if length > self.LONGEST:
                 raise ValueError(f"it answered {length:.3g} tokens")
             if time.perf_counter() - begun > self.SLOW_S:
@@ -77,6 +75,20 @@ class Guarded:
             return self.policy.gamma(drafted)
         return length
 
+    def spares(self, drafted: Drafted) -> list[int]:
+        """Return the places where the policy wants spares, as `chosen_spares` does; it does not raise."""
+        if not hasattr(self.policy, "spares"):
+            return []
+        begun = time.perf_counter()
+        try:
+            places = chosen_spares(self.policy, self._show(drafted))
+            if time.perf_counter() - begun > self.SLOW_S:
+                self._bear_with()
+        except Exception as error:
+            self._replace(error)
+            return []
+        return places
+
     def observe(self, outcome: Outcome) -> None:
         """Tell the policy of a verified step."""
         self._tell(self.policy.observe, outcome)
@@ -85,6 +97,13 @@ class Guarded:
         """Draft nothing any more in this text, since the draft fails; the user is told."""
         self.policy, self.draft_failed = Fixed(0), True
         warn_once(f"the draft failed ({described(error)}): the text goes on in plain decoding")
+
+    def _show(self, drafted: Drafted) -> Drafted:
+        """Return what the policy may see, and change: a copy, for the list is the loop's own record."""
+        if not drafted.tokens:
+            self._shown = Drafted()
+        self._shown.tokens = drafted.tokens[:]
+        return self._shown
 
     def _tell(self, what: Callable[..., None], *given: Any) -> None:
         begun = time.perf_counter()

@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 
 from runtime.decision.signals import Signals
 
+MOST_ROWS = 8
+"""Tokens of a verification with spares at most: the last token, the drafted ones and the spares."""
+
 
 class TokenSignals(NamedTuple):
     """What the draft's distribution said where one token was drafted."""
@@ -68,6 +71,16 @@ class Outcome(NamedTuple):
     """Measured milliseconds of drafting, the policy's own time included."""
     verify_ms: float = math.nan
     """Measured milliseconds of verifying and accepting."""
+    spares: int = 0
+    """Second choices of the draft that were verified, too."""
+    spared: bool = False
+    """Whether one of them stands: the target's token in the place of the first that was rejected. Then the target has
+    chosen the token after it, too, and that one's distribution is meant above; the distance is the rejected one's."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step committed, but for an end of the text among them."""
+        return self.accepted + 1 + self.spared
 
 
 class Policy(Protocol):
@@ -79,6 +92,11 @@ class Policy(Protocol):
     Its class may say `weighs_time = True`: among many rows such a policy may be given less than it asks for, where
     drafting on for it would cost the others more; or be neither asked nor told of steps that others decide for its row,
     too, and begin anew afterwards (`runtime.cuda.loop`).
+
+    It may have a method `spares`, asked when a step has drafted: it returns places of drafted tokens, from 0, for which
+    the draft's second choice is to be verified beside the first, the most wanted first (`chosen_spares`). A greedy loop
+    with one text at a time on a GPU then does so, and a step whose token is rejected there goes on for one more if the
+    second choice is right; others do not ask. It is asked before `gamma` has seen the last token, or after.
 
     It may have a method `device_rule` that returns what it will answer by after the first answer of the step to come
     (`runtime.policies.adaptive.Rule`), or None: a fast loop then goes on as the rule says, and asks meanwhile, while it

@@ -39,12 +39,17 @@ class Price:
         # [drafted, k − 1]: milliseconds of k more tokens, endless beyond the longest step.
         more_ms = np.append(step_ms, [np.inf] * LONGEST)[_FURTHER] - step_ms[:LONGEST, None]
         self._lengths: list[int] = rates.argmax(0).tolist()
+        self._rates: list[float] = rates.max(0).tolist()
         self.table = rates.max(0) * (more_ms[:, :, None] * _PER_TOKEN).min(1)
         """`[drafted, bin]`: what `least` returns, float64 `[LONGEST, BINS + 1]`."""
 
     def length(self, probability: float) -> int:
         """Return the gamma that reaches R(b), in tokens; 0 where drafting does not pay."""
         return self._lengths[int(probability * BINS)]
+
+    def rate(self, probability: float) -> float:
+        """Return R(b), in tokens per millisecond of a machine whose target takes what `times` say."""
+        return self._rates[int(probability * BINS)]
 
     def least(self, drafted: int, probability: float) -> float:
         """Return how probable one more token must be for it to pay, alone or with those that may follow it.

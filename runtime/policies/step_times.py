@@ -20,6 +20,8 @@ from runtime.profile.store import check_profile
 BACKENDS = ("eager", "graph", "compiled")
 OF_DRAFTS = ("chained", "foreseen")
 """What else is measured of the fast loop's draft; see `StepTimes`."""
+SPARED = "spared"
+"""What is measured of its target for `spare_ms`: calls with spares, by all their tokens."""
 LONGEST_MS = 1e9
 """Milliseconds of a forward, eleven days: more is no measurement."""
 
@@ -35,6 +37,8 @@ class StepTimes:
         chained: milliseconds of a draft forward that is begun before the one before it has been read, as that loop
             does where one answer asks for several; None: as any other.
         foreseen: milliseconds of a draft forward whose device also answers for the policy, by its rule; None: likewise.
+        spare_ms: milliseconds that a target forward with spares (`Policy`) takes longer than another on as many tokens;
+            None: the loop verifies none.
     """
 
     WIDEST = 64
@@ -47,9 +51,10 @@ class StepTimes:
         ahead: bool = False,
         chained: float | None = None,
         foreseen: float | None = None,
+        spare_ms: float | None = None,
     ) -> None:
         self.draft, self.target, self.ahead = dict(draft), dict(target), ahead
-        self.chained, self.foreseen = chained, foreseen
+        self.chained, self.foreseen, self.spare_ms = chained, foreseen, spare_ms
         self._draft = _interpolate(draft, self.WIDEST)
         self._target = _interpolate(target, self.WIDEST)
 
@@ -60,6 +65,10 @@ class StepTimes:
     def target_ms(self, tokens: int) -> float:
         """Milliseconds of one target forward on `tokens` ≥ 1."""
         return self._target[tokens if tokens < self.WIDEST else self.WIDEST]
+
+    def verifying_ms(self, gamma: int, spares: int = 0) -> float:
+        """Milliseconds of verifying `gamma` ≥ 0 drafted tokens and as many `spares`."""
+        return self.target_ms(gamma + 1 + spares) + (self.spare_ms or 0.0 if spares else 0.0)
 
     def drafting_ms(self, gamma: int, pending: int = 1) -> float:
         """Milliseconds of drafting `gamma` ≥ 0 tokens; see `step_ms`."""
@@ -90,7 +99,7 @@ class RunningTimes(StepTimes):
     """Steps that the times given count for."""
 
     def __init__(self, times: StepTimes) -> None:
-        super().__init__(times.draft, times.target, times.ahead)
+        super().__init__(times.draft, times.target, times.ahead, spare_ms=times.spare_ms)
         self._expected = times
         self._widest_draft, self._widest_target = max(self.draft), max(self.target)
         self._draft_ratio, self._target_ratio = (_RunningMedian([1.0] * self.TRUST, self.MEMORY) for _ in range(2))
@@ -116,7 +125,7 @@ class RunningTimes(StepTimes):
         if gamma and pending <= self._widest_draft and draft_ms > 0:
             self.draft_scale = self._draft_ratio.add(draft_ms / self._expected.drafting_ms(gamma, pending))
         if gamma < self._widest_target and verify_ms > 0:
-            self.target_scale = self._target_ratio.add(verify_ms / self._expected.target_ms(gamma + 1))
+            self.target_scale = self._target_ratio.add(verify_ms / self._expected.verifying_ms(gamma, outcome.spares))
 
 
 class _RunningMedian:
@@ -140,7 +149,8 @@ class _RunningMedian:
 def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
     """Read a `step_times_ms.json`: `{"draft": {"eager1": ms, …}, "fp16": {…}, …}`, keys BACKEND and tokens.
 
-    Of the backend "graph", the draft's "chained1" and "foreseen1", where the file has them, are read, too.
+    Of the backend "graph", the draft's "chained1" and "foreseen1" and the target's "spared5", where the file has them,
+    are read, too.
 
     Raises:
         SpeckvError: if the file cannot be read, or holds nothing for the precision or the backend.
@@ -153,7 +163,15 @@ def read_step_times(path: Path, precision: str, backend: str) -> StepTimes:
     chained, foreseen = (
         _measured(path, content, "draft", kind)[1] if 1 in others.get(kind, {}) else None for kind in OF_DRAFTS
     )
-    return StepTimes(draft, target, ahead=True, chained=chained, foreseen=foreseen)
+    spared = _measured(path, content, precision, SPARED) if SPARED in _keys(content[precision]) else {}
+    return StepTimes(draft, target, True, chained, foreseen, spare_ms(target, spared))
+
+
+def spare_ms(target: Mapping[int, float], spared: Mapping[int, float]) -> float | None:
+    """Return how much longer than others calls with spares take, of as many tokens; None if none were measured."""
+    plain = _interpolate(target, StepTimes.WIDEST)
+    longer = [max(ms - plain[min(tokens, StepTimes.WIDEST)], 0.0) for tokens, ms in spared.items()]
+    return max(longer, default=None)
 
 
 def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:

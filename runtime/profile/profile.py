@@ -38,7 +38,8 @@ from runtime.prompts import Prompt
 
 PROMPTS_PER_PART = 16
 """Prompts decoded in one batch and finished together. Fixed, so that no batch depends on the number of workers."""
-KINDS = ("rollouts", "verified", "tokens")
+KINDS = {"rollouts": "", "verified": "_verified", "tokens": "_tokens", "seconds": "_seconds"}
+"""Fields of `Trace`, and what their files' names end in."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +156,13 @@ def _measure_times(store: Store, draft: PreTrainedModel, target: Target, announc
 
 
 def _merge(plan: Plan, store: Store) -> None:
-    """Write the final files from the parts: `PRECISION.npz`, `PRECISION_verified.npz`, `records.csv`."""
+    """Write the final files from the parts: `PRECISION.npz` and those of the other `KINDS`, and `records.csv`."""
     rows: list[Row] = []
     for precision in plan.precisions:
         arrays = dict(store.read_parts(precision, len(plan.parts)))
-        for kind, name in zip(KINDS, (precision, f"{precision}_verified", f"{precision}_tokens"), strict=True):
+        for kind, ending in KINDS.items():
             keyed = {key.removesuffix(f".{kind}"): a for key, a in arrays.items() if key.endswith(f".{kind}")}
-            store.write(f"{name}.npz", npz(keyed))
+            store.write(f"{precision}{ending}.npz", npz(keyed))
             if kind == "rollouts":
                 rows += (row for gamma in plan.gammas for row in _rows(keyed, compression_of(precision), gamma))
     store.write(RECORDS, to_csv(rows).encode())

@@ -22,8 +22,8 @@ from runtime.policies.fallback import Fallback
 from runtime.policies.guarded import described
 from runtime.policies.policy import Policy
 from runtime.policies.registry import make_policy
-from runtime.policies.step_times import StepTimes, read_step_times
-from runtime.profile.step_times import Timed, TimedModel
+from runtime.policies.step_times import SPARED, StepTimes, read_step_times, spare_ms
+from runtime.profile.step_times import SPARED_WIDTH, Timed, TimedModel
 from runtime.profile.store import Store, digest
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ CALLS = (
 """Model and tokens of the calls to time, what a policy needs most first."""
 GRAPH_CALLS = (*CALLS, ("target", 8), ("target", 16))
 """Likewise of graphs; see `GRAPH_WIDTHS`."""
+SPARED_CALL = (SPARED, SPARED_WIDTH)
+"""Likewise of those that verify spares."""
 GRAPH_WARM_UP = 0.3
 """Seconds of calls before those that count: a GPU takes some tenths to reach its speed, and not all calls alike."""
 NEEDED = 4
@@ -77,7 +79,7 @@ def start_up_times(
     backend = "graph" if graphs else "eager"
     key = {**_key(draft_name, draft, target, backend), "rows": graphs.texts if graphs else 1}
     if graphs:
-        key["warm_up"] = GRAPH_WARM_UP
+        key |= {"warm_up": GRAPH_WARM_UP, "spares": SPARED_WIDTH}
     if graphs and not graphs.sampling.greedy:  # whose graphs draw, and sort the tokens for top-k and top-p
         key["draws"] = [bool(graphs.sampling.top_k), graphs.sampling.top_p < 1]
     path = _kept(key)
@@ -91,12 +93,12 @@ def start_up_times(
     times = measure(draft, target.model, graphs)
     if path:
         _checked.add(path)
-        tables = {"draft": times.draft, target.precision: times.target}
+        tables = {name: _named(backend, ms) for name, ms in (("draft", times.draft), (target.precision, times.target))}
+        if times.spare_ms is not None:
+            tables[target.precision][f"{SPARED}{SPARED_WIDTH}"] = times.target_ms(SPARED_WIDTH) + times.spare_ms
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            Store(path.parent).write_json(
-                path.name, {"key": key, **{name: _named(backend, ms) for name, ms in tables.items()}}
-            )
+            Store(path.parent).write_json(path.name, {"key": key, **tables})
     return times
 
 
@@ -134,18 +136,24 @@ def timed_policies(
 def measure(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None = None) -> StepTimes:
     """Measure median milliseconds of eager forwards, or of a pair's graphs; see `measure_calls`."""
     models = _timed(draft, target, graphs)
-    times = measure_calls(models, calls=GRAPH_CALLS, warm_up=GRAPH_WARM_UP) if graphs else measure_calls(models)
-    return StepTimes(times.draft, times.target, ahead=graphs is not None)
+    if not graphs:
+        return measure_calls(models)
+    calls = [*GRAPH_CALLS, *([SPARED_CALL] if SPARED in models else [])]
+    times = measure_calls(models, calls=calls, warm_up=GRAPH_WARM_UP)
+    return StepTimes(times.draft, times.target, ahead=True, spare_ms=times.spare_ms)
 
 
 def _timed(draft: PreTrainedModel, target: PreTrainedModel, graphs: GraphPair | None) -> dict[str, Timed]:
     if graphs is None:
         return {"draft": TimedModel(draft, CONTEXT), "target": TimedModel(target, CONTEXT)}
-    from runtime.cuda.times import TimedDraft, TimedTarget
+    from runtime.cuda.times import TimedDraft, TimedSpares, TimedTarget
 
     prompt = [0] * min(CONTEXT, graphs.capacity - 1)
     graphs.begin(dict.fromkeys(range(graphs.texts), prompt))
-    return {"draft": TimedDraft(graphs), "target": TimedTarget(graphs)}
+    models: dict[str, Timed] = {"draft": TimedDraft(graphs), "target": TimedTarget(graphs)}
+    if graphs.texts == 1 and graphs.sampling.greedy:  # else the loop takes none
+        models[SPARED] = TimedSpares(graphs)
+    return models
 
 
 def _still_hold(times: StepTimes, models: Callable[[], Mapping[str, Timed]]) -> bool:
@@ -153,9 +161,10 @@ def _still_hold(times: StepTimes, models: Callable[[], Mapping[str, Timed]]) -> 
     expected = {"draft": times.draft_ms(), "target": times.target_ms(1)}
     if (CHECKS + 1) * sum(expected.values()) > SECONDS * 1e3:
         return True
-    for model, timed in models().items():
-        timed.forward_ms(1)  # warms up
-        ratio = median(timed.forward_ms(1) for _ in range(CHECKS)) / expected[model]
+    timed = models()
+    for model, milliseconds in expected.items():
+        timed[model].forward_ms(1)  # warms up
+        ratio = median(timed[model].forward_ms(1) for _ in range(CHECKS)) / milliseconds
         if not 1 / TOLERANCE < ratio < TOLERANCE:
             return False
     return True
@@ -193,8 +202,10 @@ def measure_calls(
         lasted = clock() - round_begun
     # The first of each warmed up: it counts only where there was no time for another.
     medians = {call: round(median(taken[1:] or taken), 4) for call, taken in samples.items()}
-    draft, target = ({q: ms for (model, q), ms in sorted(medians.items()) if model == name} for name in models)
-    return StepTimes(draft, target)
+    draft, target, spared = (
+        {q: ms for (model, q), ms in sorted(medians.items()) if model == name} for name in ("draft", "target", SPARED)
+    )
+    return StepTimes(draft, target, spare_ms=spare_ms(target, spared))
 
 
 def _named(backend: str, milliseconds: Mapping[int, float]) -> dict[str, float]:

@@ -23,6 +23,8 @@ GRAPH_WIDTHS = (1, 2, 3, 5, 8, 9, 16, 17)
 REPEATS = 15
 GRAPH_WARM_UP_ROUNDS, GRAPH_REPEATS = 20, 40
 """Rounds on the fast loop, whose device takes some tenths of a second to reach its speed."""
+SPARED_WIDTH = 5
+"""Tokens of a call with spares."""
 CHAIN = 4
 """Tokens drafted at once, of which all but the first are timed together."""
 BATCH_WIDTHS = (33, 65, 129, 257)
@@ -69,9 +71,10 @@ def measure_step_times(model: PreTrainedModel, widths: Sequence[int], repeats: i
 def measure_graph_times(pair: GraphPair) -> tuple[dict[str, float], dict[str, float]]:
     """Return the median milliseconds of the fast loop's calls, of the draft and of the target, as `{"graph1": …}`.
 
-    Of the draft also what `StepTimes` calls chained and foreseen, as "chained1" and "foreseen1".
+    Of the draft also what `StepTimes` calls chained and foreseen, as "chained1" and "foreseen1"; of the target a call
+    with spares among its tokens, as "spared5".
     """
-    from runtime.cuda.times import TimedChain, TimedDraft, TimedTarget
+    from runtime.cuda.times import TimedChain, TimedDraft, TimedSpares, TimedTarget
     from runtime.stopper.stopper import Stopper
 
     pair.begin({0: [0] * CONTEXT})
@@ -83,6 +86,7 @@ def measure_graph_times(pair: GraphPair) -> tuple[dict[str, float], dict[str, fl
     if 0 < chained < of_draft["graph1"]:  # else the machine was too busy to tell
         of_draft["chained1"] = chained
     calls = {("graph", width): TimedTarget(pair) for width in GRAPH_WIDTHS}
+    calls["spared", SPARED_WIDTH] = TimedSpares(pair)
     return of_draft, _medians(calls, GRAPH_REPEATS, GRAPH_WARM_UP_ROUNDS)
 
 

@@ -21,7 +21,8 @@ from runtime.npz import read_npz
 MANIFEST = "manifest.json"
 STEP_TIMES = "step_times_ms.json"
 RECORDS = "records.csv"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 knew nothing of second choices."""
 UNFINISHED = re.compile(r"\..+\.(npz|json|csv)\.[0-9]+")
 """Names of files that are being written: see `replacing_file`."""
 LARGEST_PART = 1 << 30

@@ -32,6 +32,9 @@ class Trace:
     verified: NDArray[np.float16]
     """float16 `[positions, 3]`, left behind by the verification of the token before each position: the target's entropy
     in bits, its top-1 probability, and the total variation distance of draft and target there."""
+    seconds: NDArray[np.bool_]
+    """bool `[positions]`: whether the draft's second choice there is the target's token. Where its first one is not,
+    a step that verifies both goes on."""
 
 
 @torch.inference_mode()
@@ -49,12 +52,14 @@ def trace(draft: PreTrainedModel, target: PreTrainedModel, prompt: Sequence[int]
         block_signals, block_tokens = _roll_out(draft, cache, draft_logits[rows], rows + len(prompt))
         signals.append(block_signals)
         drafted.append(block_tokens)
-    accepted = _accepted(torch.cat(drafted), torch.tensor(output, device=device))
+    wanted = torch.tensor(output, device=device)
+    accepted = _accepted(torch.cat(drafted), wanted)
     rollouts = torch.cat([accepted.float()[..., None], torch.cat(signals)], dim=-1)
     return Trace(
         tokens=np.asarray(output, np.int32),
         rollouts=rollouts.cpu().numpy().astype(np.float16),
         verified=_verified(draft, target, sequence[:, :-1], len(output)).cpu().numpy().astype(np.float16),
+        seconds=(draft_logits.topk(2).indices[:, 1] == wanted).cpu().numpy(),
     )
 
 

@@ -32,4 +32,4 @@ class Oracle:
 
     def observe(self, outcome: Outcome) -> None:
         """Move on past the accepted tokens and the target's own."""
-        self.position += outcome.accepted + 1
+        self.position += outcome.tokens

@@ -8,19 +8,22 @@ Where the loop drafts ahead (`StepTimes.ahead`), a step that might have drafted 
 first draft forward. What the policy learns and first decides meanwhile costs nothing, as far as it takes no longer; if
 it then drafts nothing, the forward was for nothing. Tokens that one answer asks for are drafted in a chain. Where a
 policy has a rule, what it decides later in the step is foreseen on the device (`runtime.cuda.foresight`): that takes
-the device's time, and the host's only as far as it outlasts a draft forward. The host's own work, that of the loop, is
-in no time but those of the calls.
+the device's time, and the host's only as far as it outlasts a draft forward. Where the loop verifies spares and the
+trace knows of them, the policy is asked for some, and the models wait. The host's own work, that of the loop, is in no
+time but those of the calls.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from runtime.policies.policy import Drafted, Outcome, Policy
+from runtime.policies.spares import chosen_spares
 from runtime.policies.step_times import StepTimes
 from runtime.replay.traces import LOOKAHEAD, Text
 
@@ -41,8 +44,8 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Committed tokens: the accepted ones and one of the target's own a step."""
-        return sum(step.accepted + 1 for step in self.steps)
+        """Committed tokens."""
+        return sum(step.tokens for step in self.steps)
 
 
 def replay(
@@ -78,13 +81,14 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
             draft_ms += clock.drafting_ms(goal - drafted.count, 1 if drafted.count else pending)
             drafted.tokens += text.rollouts[position][drafted.count : goal]
             goal = min(clock.within(policy.gamma, drafted), limit)
-        gamma = drafted.count
-        outcome = step_outcome(text, position, gamma, draft_ms, times.target_ms(gamma + 1))
+        gamma, spares = drafted.count, clock.spares(text, policy, drafted)
+        verify_ms = times.verifying_ms(gamma, len(spares))
+        outcome = step_outcome(text, position, gamma, draft_ms, verify_ms, spares)
         clock.end_step(outcome, might_draft=0 < gamma < limit)
         clock.learn(policy.observe, outcome)
         # The draft has seen all but the last committed token, and never its own last one.
-        pending = (pending if gamma == 0 else int(outcome.accepted == gamma)) + 1
-        position += outcome.accepted + 1
+        pending = (pending if gamma == 0 else int(outcome.accepted == gamma or outcome.spared)) + 1
+        position += outcome.tokens
         steps.append(outcome)
     return Run(text.task, steps, clock.model_ms, clock.policy_ms + clock.between_ms)
 
@@ -123,6 +127,14 @@ class _Clock:
         self.policy_ms += max(milliseconds - self._times.draft_ms(), 0.0) if self._foreseen else milliseconds
         return answer
 
+    def spares(self, text: Text, policy: Policy, drafted: Drafted) -> Sequence[int]:
+        """Ask what a policy is asked between a draft and its verification, which waits for the answer."""
+        if self._times.spare_ms is None or text.seconds is None:
+            return []
+        places, milliseconds = _timed(partial(chosen_spares, policy), drafted)
+        self.policy_ms += milliseconds
+        return places
+
     def drafting_ms(self, tokens: int, pending: int) -> float:
         """Milliseconds of drafting as many tokens as one answer asked for, the first after `pending` new ones."""
         times = self._times
@@ -152,17 +164,18 @@ def _timed(question: Callable[[Given], Answer], given: Given) -> tuple[Answer, f
 
 
 def step_outcome(
-    text: Text, position: int, gamma: int, draft_ms: float = math.nan, verify_ms: float = math.nan
+    text: Text,
+    position: int,
+    gamma: int,
+    draft_ms: float = math.nan,
+    verify_ms: float = math.nan,
+    spares: Collection[int] = (),
 ) -> Outcome:
     """Return what the live loop would know of the step: the draft has no distribution after its last token."""
     accepted = min(gamma, text.accepted[position])
-    verified = text.verified_before(position + accepted + 1)
+    spared = accepted in spares and accepted < gamma and bool(text.seconds and text.seconds[position + accepted])
+    last = text.verified_before(position + accepted + 1 + spared)
+    distance = text.verified_before(position + accepted + 1).distance if accepted < gamma else math.nan
     return Outcome(
-        gamma,
-        accepted,
-        verified.entropy,
-        verified.top1,
-        verified.distance if accepted < gamma else math.nan,
-        draft_ms,
-        verify_ms,
+        gamma, accepted, last.entropy, last.top1, distance, draft_ms, verify_ms, spares=len(spares), spared=spared
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +53,8 @@ class Text:
     """Per position, how many of them the target accepts, in [0, 16]."""
     verified: list[Verified] | None = None
     """Per position, of the token before it; None where the profile kept none."""
+    seconds: list[bool] | None = None
+    """Per position, whether the draft's second choice is the target's token; None likewise."""
 
     @property
     def positions(self) -> int:
@@ -67,24 +70,36 @@ def read_traces(path: Path) -> list[Text]:
     """Read an npz of arrays `[positions, 16, 4]` (accepted, entropy in bits, top-1, top-2), keyed INDEX_TASK.
 
     `NAME_verified.npz` beside `NAME.npz` is read too, where there is one: under the same keys arrays `[positions, 3]`
-    (entropy in bits, top-1, total variation distance), of the token before each position.
+    (entropy in bits, top-1, total variation distance), of the token before each position. So is `NAME_seconds.npz`:
+    bool `[positions]`, whether the target's token is the draft's second choice.
 
     Raises:
         SpeckvError: naming the file, and the array that is not a trace.
     """
     check_profile(path)
     traces = _read(path, "a trace", (LOOKAHEAD, 4))
-    beside = verified_beside(path)
-    if not beside.exists():
-        return [_text(path, key, array) for key, array in traces.items()]
-    verified = _read(beside, "verified", (3,))
-    _check_beside(beside, {key: len(array) for key, array in traces.items()}, verified)
-    return [_text(path, key, array, verified[key]) for key, array in traces.items()]
+    positions = {key: len(array) for key, array in traces.items()}
+    verified, seconds = verified_beside(path), seconds_beside(path)
+    left = _read(verified, "verified", (3,)) if verified.exists() else {}
+    if left:
+        _check_beside(verified, positions, left)
+    others = read_npz(seconds, LARGEST, GIVE) if seconds.exists() else {}
+    for key, array in others.items():
+        if array.dtype != np.bool_ or array.ndim != 1:
+            raise SpeckvError(f"{seconds}: '{key}' is {array.dtype} {list(array.shape)}: it is bool [positions]")
+    if seconds.exists():
+        _check_beside(seconds, positions, others)
+    return [_text(path, key, array, left.get(key), others.get(key)) for key, array in traces.items()]
 
 
 def verified_beside(path: Path) -> Path:
     """Return where what verification left behind lies, for a file of traces."""
     return path.with_name(f"{path.stem}_verified.npz")
+
+
+def seconds_beside(path: Path) -> Path:
+    """Return where it lies at which positions the draft's second choice is right, likewise."""
+    return path.with_name(f"{path.stem}_seconds.npz")
 
 
 def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np.float64]]:
@@ -95,14 +110,14 @@ def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np
     return {key: _checked(path, key, array, what, shape) for key, array in arrays.items()}
 
 
-def _check_beside(path: Path, positions: dict[str, int], verified: dict[str, NDArray[np.float64]]) -> None:
-    for key in sorted(positions.keys() | verified.keys()):
-        if key not in positions or key not in verified:
+def _check_beside(path: Path, positions: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:
+    for key in sorted(positions.keys() | arrays.keys()):
+        if key not in positions or key not in arrays:
             fault = "lacks" if key in positions else "has another text,"
             raise SpeckvError(f"{path} {fault} '{key}': it belongs to other traces, profile again or remove it")
-        if len(verified[key]) != positions[key]:
+        if len(arrays[key]) != positions[key]:
             raise SpeckvError(
-                f"{path}: '{key}' has {len(verified[key])} positions, its trace {positions[key]}: profile again"
+                f"{path}: '{key}' has {len(arrays[key])} positions, its trace {positions[key]}: profile again"
             )
 
 
@@ -121,7 +136,13 @@ def _checked(path: Path, key: str, array: NDArray[Any], what: str, shape: tuple[
     return array.astype(np.float64)
 
 
-def _text(path: Path, key: str, array: NDArray[np.float64], verified: NDArray[np.float64] | None = None) -> Text:
+def _text(
+    path: Path,
+    key: str,
+    array: NDArray[np.float64],
+    verified: NDArray[np.float64] | None,
+    seconds: NDArray[np.bool_] | None,
+) -> Text:
     task = key.partition("_")[2]
     if not task:
         raise SpeckvError(f"{path}: '{key}' names no task: the keys of traces are INDEX_TASK")
@@ -131,4 +152,5 @@ def _text(path: Path, key: str, array: NDArray[np.float64], verified: NDArray[np
         raise SpeckvError(f"{path}: '{key}' has accepted flags that are not ones and then zeros: profile again")
     rollouts = [[TokenSignals(*token) for token in row] for row in array[:, :, 1:].tolist()]
     rows = None if verified is None else [Verified(*row) for row in verified.tolist()]
-    return Text(key, task, rollouts, flags.sum(axis=1).astype(int).tolist(), rows)
+    others = None if seconds is None else seconds.tolist()
+    return Text(key, task, rollouts, flags.sum(axis=1).astype(int).tolist(), rows, others)

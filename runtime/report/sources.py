@@ -13,7 +13,7 @@ from typing import Any
 from runtime.artifacts import package_folder
 from runtime.contract import CONFIG_FILE, MANIFEST_FILE
 from runtime.files import read_object
-from runtime.replay.traces import verified_beside
+from runtime.replay.traces import seconds_beside, verified_beside
 
 PACKAGES = ("speckv", "numpy", "onnxruntime", "matplotlib")
 
@@ -33,8 +33,8 @@ def read_inputs(traces: Iterable[Path], step_times: Path, models: Path) -> list[
 
     A manifest has the sha256 of every file of its package, the config.json and the models that policies run.
     """
-    with_verified = [file for path in traces for file in (path, verified_beside(path))]
-    files = [file for file in (*with_verified, step_times) if file.exists()]
+    of_traces = [file for path in traces for file in (path, verified_beside(path), seconds_beside(path))]
+    files = [file for file in (*of_traces, step_times) if file.exists()]
     of_packages = [(file, f"{file.parent.name}/{file.name}") for file in sorted(models.glob(f"*/{MANIFEST_FILE}"))]
     return [_input(file, name) for file, name in [*((file, file.name) for file in files), *of_packages]]
 

@@ -57,8 +57,8 @@ class Course:
     key: str
     accepted: list[int]
     """Per position, how many drafted tokens the target would accept, in [0, 16]."""
-    steps: dict[str, list[tuple[int, int]]]
-    """Policy → (gamma, accepted) of each step; a step moves on by accepted + 1 positions."""
+    steps: dict[str, list[tuple[int, int, int]]]
+    """Policy → (gamma, accepted, tokens) of each step."""
 
 
 @dataclass(frozen=True)
@@ -199,5 +199,5 @@ def _course(texts: Sequence[Text], runs: Mapping[str, Sequence[Run]], names: Seq
     longest = sorted(range(len(texts)), key=lambda index: -texts[index].positions)[: (len(texts) + 1) // 2]
     by_acceptance = sorted(longest, key=lambda index: fmean(texts[index].accepted))
     index = by_acceptance[len(by_acceptance) // 2]
-    steps = {name: [(step.gamma, step.accepted) for step in runs[name][index].steps] for name in names}
+    steps = {name: [(step.gamma, step.accepted, step.tokens) for step in runs[name][index].steps] for name in names}
     return Course(texts[index].key, texts[index].accepted, steps)

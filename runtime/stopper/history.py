@@ -97,7 +97,7 @@ class History:
             self._distance_short += SHORT * (distance - self._distance_short)
             self._distance_long += LONG * (distance - self._distance_long)
         self._outcome = outcome
-        self._position += accepted + 1
+        self._position += outcome.tokens
 
     def _verify(self, token: TokenSignals, stands: float) -> None:
         self._accepted_short += SHORT * (stands - self._accepted_short)

@@ -15,6 +15,7 @@ from runtime.cuda import draws as draws_module
 from runtime.cuda.draws import Draws
 from runtime.cuda.loop import speculate_texts
 from runtime.cuda.pair import GraphPair
+from runtime.cuda.tokens import RESULT
 from runtime.loop.accept import accept_sampled
 from runtime.loop.generate import Step, speculate
 from runtime.loop.sampling import Sampling, draw
@@ -166,7 +167,7 @@ def test_drawing_and_accepting_are_those_of_the_plain_loop(
         draws.give_draft(slot, uniforms[0, :, slot].tolist())
         draws.draft(slot, drafted[slot], signals, text, starts)
         assert signals[:, 3].tolist() == text[:, slot + 1].tolist()
-    before, results = text.clone(), torch.zeros(texts, 5, device=DEVICE)
+    before, results = text.clone(), torch.zeros(texts, RESULT, device=DEVICE)
     draws.give_verification([u[: gamma + 1] for u, gamma in zip(uniforms[1].tolist(), gammas.tolist(), strict=True)])
     signals = torch.randn(texts * width, 5, device=DEVICE)
     draws.accept(target.flatten(0, 1), signals, text, starts, gammas, results)
@@ -195,7 +196,7 @@ def test_what_no_numbers_chose_is_not_accepted() -> None:
     target, drafted, text, _ = random_step(1, 3)
     target[0, 1] = torch.nan
     starts, gammas = torch.zeros(1, dtype=torch.int32, device=DEVICE), torch.tensor([2], device=DEVICE).int()
-    draws, results = Draws(WAYS[0], drafted, [starts]), torch.zeros(1, 5, device=DEVICE)
+    draws, results = Draws(WAYS[0], drafted, [starts]), torch.zeros(1, RESULT, device=DEVICE)
     draws.give_verification([[0.0, 0.0, 0.5]])
     draws.accept(target.flatten(0, 1), target[0, :, :5].contiguous(), text, starts, gammas, results)
     assert results[0, 0] == 1
@@ -213,7 +214,7 @@ def test_nothing_waits_for_the_device(way: Sampling) -> None:
         draws = Draws(way, logits, [starts])
         draws.draft(1, logits[1], torch.zeros(texts, 5), text, starts)
         target, signals = torch.zeros(texts * width, VOCABULARY), torch.zeros(texts * width, 5)
-        draws.accept(target, signals, text, starts, torch.zeros_like(starts), torch.zeros(texts, 5))
+        draws.accept(target, signals, text, starts, torch.zeros_like(starts), torch.zeros(texts, RESULT))
         with pytest.raises(DataDependentOutputException):
             int(starts[0])
 

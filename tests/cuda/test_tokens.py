@@ -10,7 +10,7 @@ from torch import Tensor
 
 from runtime.cuda.mailbox import UNWRITTEN
 from runtime.cuda.pair import RESTS
-from runtime.cuda.tokens import CHUNK, TOLD, accept, chunks, distance, read
+from runtime.cuda.tokens import CHUNK, RESULT, TOLD, accept, chunks, distance, read
 from runtime.loop.accept import accept_greedy, left_behind, verified_signals
 from runtime.loop.propose import token_signals
 
@@ -32,7 +32,7 @@ def told(host: Tensor) -> Tensor:
 
 def read_rows(logits: Tensor) -> tuple[Tensor, Tensor]:
     rows, vocabulary = logits.shape
-    parts = torch.empty(rows * chunks(vocabulary) * 5, device=DEVICE)
+    parts = torch.empty(rows * chunks(vocabulary) * 6, device=DEVICE)
     arrived = torch.zeros(rows, dtype=torch.int32, device=DEVICE)
     tokens = torch.empty(rows, dtype=torch.int32, device=DEVICE)
     signals = torch.empty(rows, 5, device=DEVICE)
@@ -58,7 +58,7 @@ def test_the_host_is_told_the_same_whatever_the_logits(vocabulary: int, number: 
     """ln Σ exp(logit) of one of them is -2, which the host would take for a number that is yet to come."""
     logits = torch.full((2, vocabulary), -1e30, device=DEVICE)
     logits[:, 3] = torch.tensor([5.0, number])
-    parts = torch.empty(2 * chunks(vocabulary) * 5, device=DEVICE)
+    parts = torch.empty(2 * chunks(vocabulary) * 6, device=DEVICE)
     arrived, tokens = torch.zeros(2, 2, dtype=torch.int32, device=DEVICE)
     signals, host = torch.empty(2, 5, device=DEVICE), on_host(2, TOLD)
     read(logits, parts, arrived, tokens, signals, host=host)
@@ -86,6 +86,27 @@ def test_the_first_of_equal_logits_and_masked_ones() -> None:
     torch.testing.assert_close(signals[0, :3].cpu(), torch.tensor([1.5850, 1 / 3, 1 / 3]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("vocabulary", [37, CHUNK, 3 * CHUNK + 5])
+@pytest.mark.parametrize("equal", [False, True])
+def test_the_second_choice_is_the_likeliest_of_the_others(vocabulary: int, equal: bool) -> None:
+    torch.manual_seed(vocabulary)
+    logits = torch.randn(4, vocabulary, device=DEVICE)
+    if equal:
+        logits[:] = 0.0
+        logits[:, [3, vocabulary - 1]] = 1.0
+    parts = torch.empty(4 * chunks(vocabulary) * 6, device=DEVICE)
+    arrived, tokens = torch.zeros(2, 4, dtype=torch.int32, device=DEVICE)
+    text, seconds = torch.zeros(2, 4, 20, dtype=torch.int32, device=DEVICE)
+    starts = torch.tensor([0, 3, 7, 2], dtype=torch.int32, device=DEVICE)
+    read(logits, parts, arrived, tokens, torch.empty(4, 5, device=DEVICE), (text, seconds, starts, 2))
+    best = logits.topk(2).indices.sort().values if equal else logits.topk(2).indices
+    rows = torch.arange(4, device=DEVICE)
+    assert text[rows, starts.long() + 2].tolist() == best[:, 0].tolist()
+    assert seconds[rows, starts.long() + 2].tolist() == best[:, 1].tolist()
+    assert (text != 0).sum() == (best[:, 0] != 0).sum()
+    assert (seconds != 0).sum() == (best[:, 1] != 0).sum()
+
+
 @pytest.mark.parametrize("wrong", [0, 2, 4])
 def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
     torch.manual_seed(wrong)
@@ -103,8 +124,8 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
         text[row, start + 1 : start + 1 + gamma] = best.view(texts, width)[row, :gamma]
         if wrong < gamma:
             text[row, start + 1 + wrong] = (best.view(texts, width)[row, wrong] + 1) % vocabulary
-    before, results = text.clone(), torch.empty(texts, 5, device=DEVICE)
-    host = on_host(texts, 5)
+    before, results = text.clone(), torch.empty(texts, RESULT, device=DEVICE)
+    host = on_host(texts, RESULT)
     first = starts.tolist()
     accept(text, starts, gammas, width, best, signals, results)
     parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
@@ -117,10 +138,11 @@ def test_accepting_is_that_of_the_plain_loop(wrong: int) -> None:
         proposed = before[row, start + 1 : start + 1 + gamma].long()
         accepted, token = accept_greedy(own, proposed)
         assert results[row, :2].tolist() == [accepted, token]
+        assert results[row, 5] == -1
         assert starts[row] == start + accepted + 1
         assert text[row, start + accepted + 1] == token
         expected = left_behind(own, [*drafted[:gamma, row, None]], accepted).cpu()
-        torch.testing.assert_close(results[row, 2:], expected, rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(results[row, 2:5], expected, rtol=1e-4, atol=1e-5, equal_nan=True)
         if accepted < gamma:
             apart = verified_signals(own[accepted][None], drafted[accepted, row][None])[0, 2].cpu()
             torch.testing.assert_close(results[row, 4], apart, rtol=1e-4, atol=1e-5)
@@ -132,7 +154,7 @@ def test_a_text_that_rests_is_left_as_it_is() -> None:
     gammas = torch.tensor([-1, 1, -1], dtype=torch.int32, device=DEVICE)
     starts = torch.tensor([3, 4, 5], dtype=torch.int32, device=DEVICE)
     text = torch.full((texts, 10), vocabulary, dtype=torch.int32, device=DEVICE)
-    results = torch.zeros(texts, 5, device=DEVICE)
+    results = torch.zeros(texts, RESULT, device=DEVICE)
     accept(text, starts, gammas, width, best, signals, results)
     assert starts.tolist() == [3, 5, 5]
     assert text[1, 5] == best[2]
@@ -140,7 +162,7 @@ def test_a_text_that_rests_is_left_as_it_is() -> None:
     parts = torch.empty(texts * chunks(vocabulary), device=DEVICE)
     drafted = torch.zeros(1, texts, vocabulary, device=DEVICE), torch.zeros(1, texts, 5, device=DEVICE)
     arrived = torch.zeros(texts, dtype=torch.int32, device=DEVICE)
-    host = on_host(texts, 5)
+    host = on_host(texts, RESULT)
     distance(torch.zeros(6, 50, device=DEVICE), signals, width, *drafted, results, host, parts, arrived)
     assert told(host)[[0, 2], 0].tolist() == [RESTS, RESTS]
     assert host[[0, 2], 4].isnan().all()
@@ -167,7 +189,7 @@ def test_what_no_numbers_chose_is_not_accepted(row: int) -> None:
     text = torch.zeros(1, 20, dtype=torch.int32, device=DEVICE)
     text[0, 3:6] = best[:3]  # all three proposals are what was read
     starts, gammas = (torch.tensor([n], dtype=torch.int32, device=DEVICE) for n in (2, 3))
-    results = torch.empty(1, 5, device=DEVICE)
+    results = torch.empty(1, RESULT, device=DEVICE)
     accept(text, starts, gammas, 4, best, signals, results)
     assert results[0, 0] == row
     assert results[0, 3].isnan()

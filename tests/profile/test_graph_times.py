@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from runtime.__main__ import main
 from runtime.loop.backend import Backend
 from runtime.profile import profile as profile_module
-from runtime.profile.step_times import CHAIN, CONTEXT, DRAFT_WIDTHS, GRAPH_WIDTHS
+from runtime.profile.step_times import CHAIN, CONTEXT, DRAFT_WIDTHS, GRAPH_WIDTHS, SPARED_WIDTH
 
 
 class FakePair:
@@ -42,9 +43,9 @@ class FakePair:
         assert slot <= self.begun
         time.sleep(0.0003 if slot else 0.001)  # what is begun behind another takes less
 
-    def verify(self, gammas: list[int]) -> None:
+    def verify(self, gammas: list[int], spares: Mapping[int, list[int]] | None = None) -> None:
         assert self.starts.tolist() == [CONTEXT - 1]  # every call at the same length
-        self.log.append(("target", gammas[0] + 1))
+        self.log.append(("spared", gammas[0] + 1 + len(spares[0])) if spares else ("target", gammas[0] + 1))
 
     def verified(self) -> None:
         self.starts += 3
@@ -79,12 +80,13 @@ def test_the_fast_loops_times_stand_beside_the_eager_ones_and_are_replayed(
         assert profile(target_folder, prompts_file, output) == 0
     assert len(asked) == 1
     assert asked[0] >= CONTEXT + max(GRAPH_WIDTHS)
-    calls = {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in GRAPH_WIDTHS} | {("foreseen", 1)}
-    assert set(fake.log) == calls
+    calls = {("draft", width) for width in DRAFT_WIDTHS} | {("target", q) for q in GRAPH_WIDTHS}
+    assert set(fake.log) == calls | {("foreseen", 1), ("spared", SPARED_WIDTH)}
     times = json.loads(path.read_text())
     widths = {f"{kind}{width}" for kind in ("eager", "graph") for width in DRAFT_WIDTHS}
     assert times["draft"].keys() == widths | {"chained1", "foreseen1"}
-    assert {f"graph{width}" for width in GRAPH_WIDTHS} == times["fp32"].keys() - eager["fp32"].keys()
+    of_graphs = {f"graph{width}" for width in GRAPH_WIDTHS} | {f"spared{SPARED_WIDTH}"}
+    assert of_graphs == times["fp32"].keys() - eager["fp32"].keys()
     assert {key: times["fp32"][key] for key in eager["fp32"]} == eager["fp32"]
 
     capsys.readouterr()

@@ -145,7 +145,7 @@ def test_intervals_hold_their_figures_and_the_best_fixed_gamma_is_the_measure(wr
 def test_the_course_tiles_the_output(written: Path) -> None:
     for replayed in numbers(written)["replays"]:
         for steps in replayed["course"]["steps"].values():
-            assert sum(accepted + 1 for _, accepted in steps) == len(replayed["course"]["accepted"])
+            assert sum(tokens for _, _, tokens in steps) == len(replayed["course"]["accepted"])
 
 
 def test_a_rerun_gives_the_same_bytes_but_for_measured_time(

@@ -32,11 +32,10 @@ def course(followed: Course, policy: str, name: str) -> str:
     return render(name, label, WIDTH, HEIGHT, paint)
 
 
-def _steps(plot: Axes, possible: Sequence[int], steps: Sequence[tuple[int, int]]) -> None:
+def _steps(plot: Axes, possible: Sequence[int], steps: Sequence[tuple[int, int, int]]) -> None:
     bar: dict[str, Any] = {"align": "edge", "linewidth": 0.8, "edgecolor": colour("surface")}
     position = 0
-    for gamma, accepted in steps:
-        width = accepted + 1
+    for gamma, accepted, width in steps:
         plot.bar(position, accepted, width, color=colour("blue"), **bar)
         plot.bar(position, gamma - accepted, width, accepted, color=colour("vermilion"), **bar)
         # The last token is the target's own whatever is drafted.
