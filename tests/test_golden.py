@@ -88,7 +88,7 @@ def test_drafters_of_both_formats_draft_as_they_did(name: str, target: PreTraine
 
 
 @pytest.mark.parametrize(
-    ("number", "seconds", "expected"), [(1, False, [(12, 9), (12, 12)]), (2, True, [(12, 9), (12, 12)])]
+    ("number", "seconds", "expected"), [(1, False, [(12, 9), (12, 12)]), (2, True, [(12, 12), (12, 12)])]
 )
 def test_the_profile_replays_as_it_did(number: int, seconds: bool, expected: list[tuple[int, int]]) -> None:
     profile = GOLDEN / f"profile-{number}"

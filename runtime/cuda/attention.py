@@ -7,6 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from runtime.cuda.launch import EARLY, let_next_start, wait_for_last
+from runtime.cuda.tokens import depth_of
 
 LEAST = -1.0e30
 """Score of what a token may not see. Finite, so that differences are."""
@@ -42,7 +43,7 @@ def _attended(q1, q2, k1, k2, v1, v2, visible, scale, peak, total, sum1, sum2):
 
 @triton.jit
 def _attend(
-    qkv, cos, sin, keys, values, places, starts, offset, width, depths, widest, capacity, scale, out, parts, arrived,
+    qkv, cos, sin, keys, values, places, starts, offset, width, depths, capacity, scale, out, parts, arrived,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
     CACHED: tl.constexpr, NEW: tl.constexpr, SPLITS: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
@@ -66,14 +67,13 @@ def _attend(
     heads = head * GROUP + row // width
     at = qkv + (batch * width + token)[:, None].to(tl.int64) * token_stride + heads[:, None] * DIM + half[None, :]
     cache = (tl.load(places + batch) * KV_HEADS + head).to(tl.int64) * capacity * DIM
-    depth = token
-    if SPARES:
-        wait_for_last(EARLY)  # for the depths, too
-        depth = tl.load(depths + batch * widest + token)
+    depth, key_depth = token, tl.arange(0, NEW)
+    if SPARES:  # written before any product of the call, and none lets the next kernel start before it has waited
+        all_depths = tl.load(depths + batch)
+        depth, key_depth = depth_of(all_depths, token), depth_of(all_depths, key_depth % 8)
     angle = tl.minimum(tl.maximum(start + depth, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
     turn1, turn2 = tl.load(cos + angle, mask=mask, other=0.0), tl.load(sin + angle, mask=mask, other=0.0)
-    if not SPARES:
-        wait_for_last(EARLY)  # what is loaded above stays as it is during a forward pass
+    wait_for_last(EARLY)  # what is loaded above stays as it is during a forward pass
     q1, q2 = _rotated(
         tl.load(at, mask=mask, other=0.0), tl.load(at + DIM // 2, mask=mask, other=0.0), turn1, turn2, dtype
     )
@@ -102,10 +102,8 @@ def _attend(
             given = (new < width)[:, None] & in_half
             source = qkv + (batch * width + new)[:, None].to(tl.int64) * token_stride + half[None, :]
             source += (KV_HEADS * GROUP + head) * DIM
-            turns = new
-            if SPARES:
-                turns = tl.load(depths + batch * widest + new, mask=new < width, other=0)
-            turn = tl.minimum(tl.maximum(start + turns, 0), capacity - 1)[:, None] * (DIM // 2) + half[None, :]
+            key = tl.minimum(tl.maximum(start + first + key_depth, 0), capacity - 1)
+            turn = key[:, None] * (DIM // 2) + half[None, :]
             k1, k2 = _rotated(
                 tl.load(source, mask=given, other=0.0), tl.load(source + DIM // 2, mask=given, other=0.0),
                 tl.load(cos + turn, mask=given, other=0.0), tl.load(sin + turn, mask=given, other=0.0), dtype,
@@ -196,15 +194,16 @@ def attend(
         parts: float32 scratch, see `scratch`.
         arrived: int32 scratch of zeros, left at zero.
         splits: programs that share a text's cached positions, and one for the new tokens: 2 at least.
-        depths: int32 `[texts, at least width]`: a token's position is `starts[b] + offset + depths[b, i]` instead, it
-            sees the new tokens before the number `depths[b, i]` and itself, and is cached where it would be otherwise.
+        depths: int32 `[texts]`, of at most eight new tokens (`Spares`): the position of one is `starts[b] + offset` and
+            its depth instead, it sees the new tokens before the number of its depth and itself, and is cached where it
+            would be otherwise.
     """
     texts, (_, kv_heads, capacity, dim) = len(rows), keys.shape
     group = out.shape[1] // dim // kv_heads
     tile = min(max(triton.next_power_of_2(group * width), 16), MOST_ROWS)
     _attend[(texts * kv_heads, triton.cdiv(group * width, tile), splits)](
         qkv, cos, sin, keys, values, rows, starts, offset, width, starts if depths is None else depths,
-        0 if depths is None else depths.stride(0), capacity, scale, out, parts, arrived,
+        capacity, scale, out, parts, arrived,
         KV_HEADS=kv_heads, GROUP=group, DIM=dim, HALF=max(triton.next_power_of_2(dim // 2), 16), ROWS=tile,
         CACHED=BLOCK_CACHED, NEW=BLOCK_NEW, SPLITS=splits, SPARES=depths is not None, EARLY=EARLY,
         num_warps=4, num_stages=2, launch_pdl=EARLY,

@@ -16,7 +16,7 @@ from runtime.cuda.draws import Draws
 from runtime.cuda.foresight import Foresight
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.mailbox import Mailbox
-from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, Spares, accept, chunks, distance, read
+from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, Spares, accept, chunks, distance, packed_depths, read
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
@@ -107,8 +107,8 @@ class GraphPair:
         self._gammas = pinned(texts)
         self._given_gammas = self._gammas.numpy()
         self._spares = Spares(
-            given=pinned(texts, MOST_ROWS),
-            depths=zeros(texts, MOST_ROWS, dtype=torch.int32),
+            given=pinned(texts),
+            depths=zeros(texts, dtype=torch.int32),
             seconds=torch.zeros_like(self.text),
             moves=zeros(texts, 2, dtype=torch.int32),
         )
@@ -263,11 +263,11 @@ class GraphPair:
         self._verified.begin(0)  # before its gammas are others: the last verification reads them on the host
         self._given_gammas[:] = gammas
         if spares:
-            self._given_depths[:] = range(MOST_ROWS)
+            self._given_depths[:] = packed_depths(range(MOST_ROWS))
             for row, places in spares.items():
-                first = gammas[row] + 1
-                self._given_depths[row, first : first + len(places)] = [place + 1 for place in places]
-                width = max(width, first + len(places))
+                depths = [*range(gammas[row] + 1), *(place + 1 for place in places)]
+                self._given_depths[row] = packed_depths(depths)
+                width = max(width, len(depths))
         draws = self._drawing
         if draws:
             draws.give_verification(uniforms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import triton
@@ -22,19 +23,26 @@ them, -1 where none stands."""
 
 
 @triton.jit
+def depth_of(depths, number):
+    """Return the depth of a text's new token; see `Spares`."""
+    return (depths >> (4 * number)) & 15
+
+
+@triton.jit
 def _embed(
-    text, seconds, capacity, rows, starts, offset, width, given, depths, widest, table, size, out,
+    text, seconds, capacity, rows, starts, offset, width, given, depths, table, size, out,
     SIZE: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
     row = tl.program_id(0)
     batch, at = row // width, row % width
     if SPARES:
-        depth = tl.load(given + batch * widest + at, volatile=True)  # on the host, which takes long
+        all_depths = tl.load(given + batch, volatile=True)  # on the host, which takes long
     wait_for_last(EARLY)
     position = tl.load(starts + batch) + offset + at
     if SPARES:
-        tl.store(depths + batch * widest + at, depth)
+        tl.store(depths + batch, all_depths)
+        depth = depth_of(all_depths, at)
         position += depth - at
     spot = tl.load(rows + batch).to(tl.int64) * capacity + tl.minimum(tl.maximum(position, 0), capacity - 1)
     token = tl.load(text + spot).to(tl.int64)
@@ -119,7 +127,7 @@ def _read(
 
 @triton.jit
 def _accept(
-    text, seconds, capacity, starts, gammas, width, depths, widest, best, signals, results, moves,
+    text, seconds, capacity, starts, gammas, width, depths, best, signals, results, moves,
     WIDTH: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
@@ -145,9 +153,9 @@ def _accept(
         last, place = token, start + 1 + accepted
         if SPARES:
             known = tl.load(signals + row * 5 + 1)
-            depth = tl.load(depths + batch * widest + at, mask=at < width, other=WIDTH)
+            depth = depth_of(tl.load(depths + batch), at)
             second = tl.load(seconds + batch.to(tl.int64) * capacity + place)
-            stands = (depth < at) & (depth == accepted + 1) & (second == token)
+            stands = (at < width) & (depth < at) & (depth == accepted + 1) & (second == token)
             spare = tl.where((accepted < gamma) & (known == known), tl.max(tl.where(stands, at, 0), 0), 0)
             row += tl.where(spare > 0, spare - accepted, 0)
             last = tl.load(best + row)
@@ -218,17 +226,23 @@ class Spares(NamedTuple):
     """Second choices of the draft, verified in the last of a text's new tokens.
 
     The new token number i is `depth` places after the text's last one. Those of the text itself are i places after it;
-    one that is less is the draft's second choice for the place where it is.
+    one that is less is the draft's second choice for the place where it is. A text's depths are one number, of four
+    bits each, the first token's the lowest: in kernels that costs less than as many numbers.
     """
 
     given: Tensor
-    """int32 `[texts, widest]`, the depths, pinned. What is read first writes them to the device."""
+    """int32 `[texts]`, the depths, pinned. `embed` writes them to the device."""
     depths: Tensor
-    """int32, likewise, on the device."""
+    """int32 `[texts]`, there."""
     seconds: Tensor
     """int32 `[texts, capacity]`, the draft's second choices, at the places of its first ones in the text."""
     moves: Tensor
     """int32 `[texts, 2]`: the place that a spare was cached at, -1 where none stands, and its place in the text."""
+
+
+def packed_depths(depths: Iterable[int]) -> int:
+    """Return up to eight depths below eight as one number; see `Spares`."""
+    return sum(depth << (4 * number) for number, depth in enumerate(depths))
 
 
 def embed(
@@ -256,7 +270,7 @@ def embed(
     size = table.shape[1]
     given, depths, seconds, _ = spares or (starts, starts, text, starts)
     _embed[(out.shape[0],)](
-        text, seconds, text.stride(0), rows, starts, offset, width, given, depths, given.stride(0), table, size, out,
+        text, seconds, text.stride(0), rows, starts, offset, width, given, depths, table, size, out,
         SIZE=triton.next_power_of_2(size), SPARES=spares is not None, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
@@ -323,7 +337,7 @@ def accept(
     """
     _, depths, seconds, moves = spares or (starts, starts, text, starts)
     _accept[(len(starts),)](
-        text, seconds, text.stride(0), starts, gammas, width, depths, depths.stride(0), best, signals, results, moves,
+        text, seconds, text.stride(0), starts, gammas, width, depths, best, signals, results, moves,
         WIDTH=triton.next_power_of_2(width), SPARES=spares is not None, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 

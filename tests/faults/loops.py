@@ -67,20 +67,34 @@ class FakePair:
     def drafted(self, slot: int) -> list[Drawn]:
         return [Drawn(signals, token, math.nan) for signals, token, _ in self.slots[slot]]
 
-    def verify(self, gammas: Sequence[int], uniforms: Sequence[Sequence[float]] = ()) -> None:
-        self.results = [self._verify(row, *given) for row, given in enumerate(zip(gammas, uniforms, strict=True))]
+    def verify(
+        self,
+        gammas: Sequence[int],
+        uniforms: Sequence[Sequence[float]] = (),
+        spares: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:
+        self.results = [
+            self._verify(row, *given, (spares or {}).get(row, ()))
+            for row, given in enumerate(zip(gammas, uniforms, strict=True))
+        ]
         self.slots.clear()
 
-    def _verify(self, row: int, gamma: int, uniforms: Sequence[float]) -> Verified:
+    def _verify(self, row: int, gamma: int, uniforms: Sequence[float], spares: Sequence[int]) -> Verified:
         if gamma == RESTS:
-            return Verified(0, 0, (0.0, 0.0, 0.0))
+            return Verified(0, [0], (0.0, 0.0, 0.0))
         text = self.written[row]
         proposed = [slot[row][1] for slot in self.slots[:gamma]]
         logits = self._logits(self.models[1], text + proposed)[len(text) - 1 :]
         accepted, token = self._accept(row, logits, torch.tensor(proposed, dtype=torch.int64), uniforms)
         signals = left_behind(logits, [slot[row][2] for slot in self.slots[:gamma]], accepted)
-        self.written[row] = [*text, *proposed[: int(accepted)], int(token)]
-        return Verified(int(accepted), int(token), tuple(signals.tolist()))
+        own = [int(token)]
+        kept = [*text, *proposed[: int(accepted)], *own]
+        if int(accepted) in spares and self.slots[int(accepted)][row][2].topk(2).indices[0, 1] == token:
+            last = self._logits(self.models[1], kept)[-1:]
+            own += [int(last.argmax())]
+            signals = torch.cat([token_signals(last)[0, :2], signals[2:]])
+        self.written[row] = [*kept, *own[1:]]
+        return Verified(int(accepted), own, tuple(signals.tolist()))
 
     def _accept(
         self, row: int, logits: torch.Tensor, proposed: torch.Tensor, uniforms: Sequence[float]

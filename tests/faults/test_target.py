@@ -165,11 +165,11 @@ class BrokenGraphs(FakePair):
         super().__init__(*models, texts)
         self.left = after
 
-    def verify(self, gammas: Any, uniforms: Any = ()) -> None:
+    def verify(self, gammas: Any, uniforms: Any = (), spares: Any = None) -> None:
         self.left -= 1
         if self.left < 0:
             raise OUT_OF_MEMORY
-        super().verify(gammas, uniforms)
+        super().verify(gammas, uniforms, spares)
 
 
 @pytest.mark.parametrize("after", [0, 1, 4])

@@ -121,7 +121,8 @@ def test_a_damaged_file_is_measured_anew(
 
 
 class TimedPair:
-    """A pair whose draft takes 0.1 ms and whose target takes 0.5, times `slow`, on graphs and without."""
+    """A pair whose draft takes 0.1 ms and whose target takes 0.5 and with spares 0.6, times `slow`, on graphs and
+    without."""
 
     texts, capacity, sampling = 1, 512, Sampling()
     slow = 1.0
@@ -130,7 +131,7 @@ class TimedPair:
         assert len(prompts) == self.texts
 
     def forward_ms(self, model: str) -> Callable[[int], float]:
-        return lambda _tokens: self.slow * (0.1 if model == "draft" else 0.5)
+        return lambda _tokens: self.slow * {"draft": 0.1, "target": 0.5, "spares": 0.6}[model]
 
     def timed(self, model: str) -> SimpleNamespace:
         return SimpleNamespace(forward_ms=self.forward_ms(model))
@@ -156,6 +157,7 @@ def test_kept_times_are_checked(
     draft = early_exit(target.model, 2)
     monkeypatch.setattr(cuda_times, "TimedDraft", lambda pair: pair.timed("draft"))
     monkeypatch.setattr(cuda_times, "TimedTarget", lambda pair: pair.timed("target"))
+    monkeypatch.setattr(cuda_times, "TimedSpares", lambda pair: pair.timed("spares"))
     monkeypatch.setattr(start_up, "TimedModel", lambda model, _: timed.timed("draft" if model is draft else "target"))
     graphs = timed if on_graphs else None
     for timed.slow in (slow_first, slow_then):
@@ -165,9 +167,13 @@ def test_kept_times_are_checked(
     again = start_up_times(None, draft, target, announced, graphs)  # type: ignore[arg-type]
     assert again.draft == times.draft  # a process checks once
     assert announced.times == measured
-    assert times.draft_ms() == pytest.approx(0.1 * (slow_then if measured == 2 else slow_first))
+    slow = slow_then if measured == 2 else slow_first
+    assert times.draft_ms() == pytest.approx(0.1 * slow)
+    assert times.spare_ms == (pytest.approx(0.1 * slow) if on_graphs else None)
     (path,) = kept(tmp_path)
-    assert read_step_times(path, "fp32", "graph" if on_graphs else "eager").draft == times.draft
+    read = read_step_times(path, "fp32", "graph" if on_graphs else "eager")
+    assert read.draft == times.draft
+    assert read.spare_ms == (pytest.approx(times.spare_ms) if on_graphs else None)
 
 
 @pytest.mark.parametrize("place", ["in a file", "no home"])
