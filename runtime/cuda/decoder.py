@@ -59,7 +59,7 @@ class Decoder:
             starts: int32 `[n]`.
             offset: see above.
             width: n texts of as many are one of `calls`, or smaller.
-            spares: which of the tokens are others; of all texts, then.
+            spares: which of the tokens are others; of all texts, then. Their depths have been taken.
 
         Returns:
             What the layers left, `[n, width, size]`, a view of a buffer.

@@ -16,7 +16,19 @@ from runtime.cuda.draws import Draws
 from runtime.cuda.foresight import Foresight
 from runtime.cuda.graphs import Graphs
 from runtime.cuda.mailbox import Mailbox
-from runtime.cuda.tokens import RESULT, SIGNALS, TOLD, Spares, accept, chunks, distance, packed_depths, read
+from runtime.cuda.tokens import (
+    RESULT,
+    SIGNALS,
+    TEXTS_OWN,
+    TOLD,
+    Spares,
+    accept,
+    chunks,
+    depths_with,
+    distance,
+    read,
+    take,
+)
 from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
@@ -263,11 +275,10 @@ class GraphPair:
         self._verified.begin(0)  # before its gammas are others: the last verification reads them on the host
         self._given_gammas[:] = gammas
         if spares:
-            self._given_depths[:] = packed_depths(range(MOST_ROWS))
+            self._given_depths.fill(TEXTS_OWN)
             for row, places in spares.items():
-                depths = [*range(gammas[row] + 1), *(place + 1 for place in places)]
-                self._given_depths[row] = packed_depths(depths)
-                width = max(width, len(depths))
+                self._given_depths[row] = depths_with(gammas[row], places)
+                width = max(width, gammas[row] + 1 + len(places))
         draws = self._drawing
         if draws:
             draws.give_verification(uniforms)
@@ -275,6 +286,8 @@ class GraphPair:
         (draws or self).graphs.run(("verify", width, bool(spares)), lambda: self._verify(width, draws, spared))
 
     def _verify(self, width: int, draws: Draws | None, spares: Spares | None) -> None:
+        if spares:
+            take(spares)
         x = self.target_model.forward(self.text, self.rows, self.starts, 0, width, spares).flatten(0, 1)
         logits, signals = self.target_logits[: len(x)], self.target_signals[: len(x)]
         self.target_model.head(x, logits)

@@ -29,20 +29,27 @@ def depth_of(depths, number):
 
 
 @triton.jit
+def _take(given, taken, count, COUNT: tl.constexpr, EARLY: tl.constexpr):
+    """Copy numbers from the host in one read: each takes long, and every warp that wants a number reads it."""
+    let_next_start(EARLY)
+    at = tl.arange(0, COUNT)
+    numbers = tl.load(given + at, mask=at < count, volatile=True)
+    wait_for_last(EARLY)
+    tl.store(taken + at, numbers, mask=at < count)
+
+
+@triton.jit
 def _embed(
-    text, seconds, capacity, rows, starts, offset, width, given, depths, table, size, out,
+    text, seconds, capacity, rows, starts, offset, width, depths, table, size, out,
     SIZE: tl.constexpr, SPARES: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     let_next_start(EARLY)
+    wait_for_last(EARLY)
     row = tl.program_id(0)
     batch, at = row // width, row % width
-    if SPARES:
-        all_depths = tl.load(given + batch, volatile=True)  # on the host, which takes long
-    wait_for_last(EARLY)
     position = tl.load(starts + batch) + offset + at
     if SPARES:
-        tl.store(depths + batch, all_depths)
-        depth = depth_of(all_depths, at)
+        depth = depth_of(tl.load(depths + batch), at)
         position += depth - at
     spot = tl.load(rows + batch).to(tl.int64) * capacity + tl.minimum(tl.maximum(position, 0), capacity - 1)
     token = tl.load(text + spot).to(tl.int64)
@@ -231,18 +238,36 @@ class Spares(NamedTuple):
     """
 
     given: Tensor
-    """int32 `[texts]`, the depths, pinned. `embed` writes them to the device."""
+    """int32 `[texts]`, the depths, pinned."""
     depths: Tensor
-    """int32 `[texts]`, there."""
+    """int32 `[texts]`, the same on the device, where `take` has written them."""
     seconds: Tensor
     """int32 `[texts, capacity]`, the draft's second choices, at the places of its first ones in the text."""
     moves: Tensor
     """int32 `[texts, 2]`: the place that a spare was cached at, -1 where none stands, and its place in the text."""
 
 
-def packed_depths(depths: Iterable[int]) -> int:
-    """Return up to eight depths below eight as one number; see `Spares`."""
-    return sum(depth << (4 * number) for number, depth in enumerate(depths))
+TEXTS_OWN = sum(number << (4 * number) for number in range(8))
+"""Depths of tokens that are all the text's own; see `Spares`."""
+
+
+def depths_with(gamma: int, places: Iterable[int]) -> int:
+    """Return the depths of `gamma` drafted tokens and of the second choices for some of their places, from 0."""
+    shift = 4 * (gamma + 1)
+    depths = TEXTS_OWN & ((1 << shift) - 1)
+    for place in places:
+        depths |= (place + 1) << shift
+        shift += 4
+    return depths
+
+
+def take(spares: Spares) -> None:
+    """Copy the depths to the device."""
+    texts = len(spares.given)
+    _take[(1,)](
+        spares.given, spares.depths, texts, COUNT=triton.next_power_of_2(texts), EARLY=EARLY, num_warps=1,
+        launch_pdl=EARLY,
+    )  # fmt: skip
 
 
 def embed(
@@ -265,12 +290,12 @@ def embed(
         width: tokens of each text.
         table: the embedding.
         out: `[texts · width, size]`.
-        spares: which tokens are second choices; their depths are on the device afterwards.
+        spares: which tokens are second choices.
     """
     size = table.shape[1]
-    given, depths, seconds, _ = spares or (starts, starts, text, starts)
+    _, depths, seconds, _ = spares or (starts, starts, text, starts)
     _embed[(out.shape[0],)](
-        text, seconds, text.stride(0), rows, starts, offset, width, given, depths, table, size, out,
+        text, seconds, text.stride(0), rows, starts, offset, width, depths, table, size, out,
         SIZE=triton.next_power_of_2(size), SPARES=spares is not None, EARLY=EARLY, launch_pdl=EARLY,
     )  # fmt: skip
 
