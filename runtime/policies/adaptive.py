@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import log
+from math import inf, log
 from typing import NamedTuple
 
 from runtime.policies.policy import Drafted, Outcome, TokenSignals
@@ -43,8 +43,6 @@ class Adaptive:
     weighs_time = True
     TRIALS = 0.01
     """Share of the time that trials may lose to plain decoding."""
-    MOST_SPARES = 2
-    """In a step. A third gains nothing on the project's own pair, in a replay."""
     SAVED = 10
     """Plain steps whose time the budget is at most: gains may be saved up, but not for long."""
     DRIFT, GRID = 1.1, 1.05
@@ -59,6 +57,7 @@ class Adaptive:
         self.stopper = stopper
         self.times = RunningTimes(times)
         self._expected = times
+        self._spare_ms = [self._longer_ms(gamma) for gamma in range(LONGEST + 1)]
         self._prices: dict[int, Price] = {}
         self.history = History()
         self.budget_ms = 0.0
@@ -88,31 +87,40 @@ class Adaptive:
         """Return 1 where some length pays at the probability of the first token, or a trial is due; else 0."""
         self.progress, self.survival = Progress(), 1.0
         _, following = self.stopper(NOTHING)
-        self.first, self.pays = following, self.price.length(following) > 0
+        self.rate, self.pays = self.price.rate(following), self.price.length(following) > 0
         return int(self.pays or self.budget_ms >= self._loss_ms(1, following))
 
     def spares(self, drafted: Drafted) -> list[int]:
-        """Return the places whose second choices are expected to save more time than they take, the likeliest first.
+        """Return the places, two at most, whose second choices are expected to save more time than they take.
 
         As the draft sees it, the first i tokens stand and the second choice is the next one with the probability
-        (top-1 of the first) · … · (top-1 of the i-th) · (top-2 of the next). If it is, the step has one token more.
+        (top-1 of the first) · … · (top-1 of the i-th) · (top-2 of the next). If it is, the step has one token more. In a
+        replay of the project's own pair, a third place gains nothing.
         """
-        times, gamma = self._expected, drafted.count
-        if times.spare_ms is None or not self.pays:
+        if not self.pays:
             return []
-        likely, survival = [], 1.0
-        for place, (_, top1, top2) in enumerate(drafted.tokens):
-            likely.append((survival * top2, place))
+        best = other = 0.0
+        place, other_place, survival = -1, -1, 1.0
+        for at, (_, top1, top2) in enumerate(drafted.tokens):  # the verification waits: no lists, no sorting
+            probability = survival * top2
+            if probability > best:
+                best, place, other, other_place = probability, at, best, place
+            elif probability > other:
+                other, other_place = probability, at
             survival *= top1
-        likely.sort(reverse=True)
-        rate, plain_ms = self.price.rate(self.first), times.target_ms(gamma + 1)
-        best, most, tokens = 0, 0.0, 0.0
-        for count, (probability, _) in enumerate(likely[: self.MOST_SPARES], start=1):
-            tokens += probability
-            gain = tokens - rate * (times.target_ms(gamma + 1 + count) + times.spare_ms - plain_ms)
-            if gain > most:
-                best, most = count, gain
-        return [place for _, place in likely[:best]]
+        one_ms, two_ms = self._spare_ms[drafted.count]
+        one, two = best - self.rate * one_ms, best + other - self.rate * two_ms
+        if two > one and two > 0.0 and other_place >= 0:
+            return [place, other_place]
+        return [place] if one > 0.0 else []
+
+    def _longer_ms(self, gamma: int) -> tuple[float, float]:
+        """Milliseconds that verifying `gamma` tokens takes longer with one spare, and with two."""
+        times = self._expected
+        if times.spare_ms is None:
+            return inf, inf
+        plain_ms = times.verifying_ms(gamma)
+        return times.verifying_ms(gamma, 1) - plain_ms, times.verifying_ms(gamma, 2) - plain_ms
 
     def device_rule(self) -> Rule | None:
         """Return what it will answer by until the next step is verified, or this one if it has begun.
