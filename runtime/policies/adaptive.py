@@ -94,8 +94,8 @@ class Adaptive:
         """Return the places, two at most, whose second choices are expected to save more time than they take.
 
         As the draft sees it, the first i tokens stand and the second choice is the next one with the probability
-        (top-1 of the first) · … · (top-1 of the i-th) · (top-2 of the next). If it is, the step has one token more. In a
-        replay of the project's own pair, a third place gains nothing.
+        (top-1 of the first) · … · (top-1 of the i-th) · (top-2 of the next). If it is, the step has one token more. A
+        third place gains nothing, in a replay of the project's own pair.
         """
         if not self.pays:
             return []
