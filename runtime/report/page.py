@@ -93,8 +93,9 @@ def _rates(summary: Summary) -> str:
     return _section(
         "Tokens per second",
         "Each policy against the fixed gamma that turned out best for all prompts together, and against an oracle that "
-        "knows in advance how much will be accepted. The intervals are a paired bootstrap over prompts, the best gamma "
-        "held. The ratios per task are to the gamma that is best for that task alone.",
+        "knows in advance how much will be accepted, but of its second choices nothing. The intervals are a paired "
+        "bootstrap over prompts, the best gamma held. The ratios per task are to the gamma that is best for that task "
+        "alone.",
         *parts,
     )
 
@@ -125,7 +126,8 @@ def _course(summary: Summary) -> str:
         f"{len(followed.accepted)} tokens; of the longer half of the prompts, the one of median acceptance.",
         _figure(
             plots,
-            "Each bar is a step: as wide as the tokens it commits, as high as the tokens it drafts. "
+            "Each bar is a step: as wide as the tokens it commits (the accepted ones and one more, or two where the "
+            "draft's second choice was verified, too, and stands), as high as the tokens it drafts. "
             f"{words}. Wide bars are few steps; orange is time lost, grey a chance missed.",
         ),
     )
