@@ -51,7 +51,8 @@ def add_replay_options(parser: argparse.ArgumentParser) -> None:
         choices=BACKENDS,
         default="eager",
         help="whose step times (default: eager); with those of graphs, what a policy does while their loop drafts "
-        "ahead costs nothing, a token drafted for nothing counts, and those asked for at once are drafted in a chain",
+        "ahead costs nothing, a token drafted for nothing counts, those asked for at once are drafted in a chain, and "
+        "second choices are verified where a policy wants it, as far as traces and times know of them",
     )
     parser.add_argument(
         "--policies", nargs="+", default=DEFAULT_POLICIES, metavar="POLICY", help=f"{NAMES}, oracle (default: each)"

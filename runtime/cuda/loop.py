@@ -1,8 +1,8 @@
 """The loop on a `GraphPair`: the phases of the plain loop, each begun on the device before the host needs it.
 
 A step is one for all rows: the draft goes on while any row wants another token, and the target verifies as many tokens
-as the longest of them. Each row keeps its own gamma, acceptance and end; what was drafted for it beyond its gamma is
-not looked at. Among many rows some draft as far as others do (`speculate_texts`).
+as the longest of them, and spares where a text is alone. Each row keeps its own gamma, acceptance and end; what was
+drafted for it beyond its gamma is not looked at. Among many rows some draft as far as others do (`speculate_texts`).
 
 Where the device can tell what the policies will answer (`runtime.cuda.foresight`), the next call is begun as foreseen
 and they are asked while it runs. A policy that then wants no more than was foreseen gets what it wants; one that wants

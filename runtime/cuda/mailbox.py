@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 UNWRITTEN = -2.0
-"""What no kernel writes: entropies, probabilities, distances and tokens are ≥ 0 or NaN, and accepted tokens ≥ −1."""
+"""What no kernel writes: entropies, probabilities, distances and tokens are ≥ 0 or NaN, and accepted tokens and spares
+≥ −1."""
 POLLS = 4096
 """Looks at a slot, half a millisecond or more, before the device is asked whether it still works."""
 

@@ -33,7 +33,7 @@ from runtime.cuda.weights import NotCoveredError, read_weights
 from runtime.errors import SpeckvError
 from runtime.loop.sampling import Sampling
 from runtime.policies.adaptive import Rule
-from runtime.policies.policy import MOST_ROWS, TokenSignals
+from runtime.policies.policy import LONGEST_SPARED, TokenSignals
 from runtime.stopper.stopper import Stopper
 
 CHUNK = 64
@@ -194,7 +194,8 @@ class GraphPair:
                 self.draft(0, unseen)
             for slot in range(1, self.longest):
                 self.draft(slot, 1)
-        spared = range(1, min(self.longest, MOST_ROWS - 1))
+        alone = self.texts == 1 and self.sampling.greedy  # else no spares are asked for
+        spared = range(1, min(self.longest, LONGEST_SPARED - 1) if alone else 1)
         for gamma, spares in [*((gamma, 0) for gamma in range(self.longest + 1)), *((gamma, 1) for gamma in spared)]:
             self.starts.fill_(1)
             self.verify([gamma] * self.texts, spares={0: [0]} if spares else {})
@@ -269,7 +270,7 @@ class GraphPair:
             gammas: see above.
             uniforms: `gammas[b]` + 1 numbers in [0, 1) for each text, when sampling.
             spares: row → places of its drafted tokens, from 0, for which the draft's second choice is verified, too:
-                greedily alone, and so that no text has more than `MOST_ROWS` tokens to verify.
+                greedily alone, and so that no text has more than `LONGEST_SPARED` tokens to verify.
         """
         width = max(gammas) + 1
         self._verified.begin(0)  # before its gammas are others: the last verification reads them on the host

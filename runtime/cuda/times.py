@@ -53,7 +53,7 @@ class TimedTarget:
         self.starts = pair.starts.clone()
 
     def forward_ms(self, tokens: int) -> float:
-        """Return the milliseconds of verifying `tokens` − 1 proposals, until the outcome is there."""
+        """Return the milliseconds of verifying as many tokens, until the outcome is there."""
         start = time.perf_counter()
         self.begin(tokens)
         self.pair.verified()
@@ -62,7 +62,7 @@ class TimedTarget:
         return milliseconds
 
     def begin(self, tokens: int) -> None:
-        """Begin to verify."""
+        """Begin to verify the last token and the proposals after it."""
         self.pair.verify([tokens - 1] * self.pair.texts)
 
 
@@ -70,5 +70,5 @@ class TimedSpares(TimedTarget):
     """The target's calls in which the last proposal but one is the first place's spare, the last the second's."""
 
     def begin(self, tokens: int) -> None:
-        """Begin to verify."""
+        """Begin to verify, two spares among the tokens."""
         self.pair.verify([tokens - 3] * self.pair.texts, spares={0: [0, 1]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf, log
 from typing import NamedTuple
 
-from runtime.policies.policy import Drafted, Outcome, TokenSignals
+from runtime.policies.policy import LONGEST_SPARED, Drafted, Outcome, TokenSignals
 from runtime.policies.price import LONGEST, Price
 from runtime.policies.step_times import RunningTimes, StepTimes
 from runtime.stopper.history import History
@@ -97,7 +97,8 @@ class Adaptive:
         (top-1 of the first) · … · (top-1 of the i-th) · (top-2 of the next). If it is, the step has one token more. A
         third place gains nothing, in a replay of the project's own pair.
         """
-        if not self.pays:
+        one_ms, two_ms = self._spare_ms[drafted.count]
+        if one_ms == inf or not self.pays:
             return []
         best = other = 0.0
         place, other_place, survival = -1, -1, 1.0
@@ -108,19 +109,18 @@ class Adaptive:
             elif probability > other:
                 other, other_place = probability, at
             survival *= top1
-        one_ms, two_ms = self._spare_ms[drafted.count]
         one, two = best - self.rate * one_ms, best + other - self.rate * two_ms
         if two > one and two > 0.0 and other_place >= 0:
             return [place, other_place]
-        return [place] if one > 0.0 else []
+        return [place] if one > 0.0 and place >= 0 else []
 
     def _longer_ms(self, gamma: int) -> tuple[float, float]:
-        """Milliseconds that verifying `gamma` tokens takes longer with one spare, and with two."""
-        times = self._expected
+        """Milliseconds that verifying `gamma` tokens takes longer with one spare and with two, as far as they fit."""
+        times, room = self._expected, LONGEST_SPARED - 1 - gamma
         if times.spare_ms is None:
             return inf, inf
-        plain_ms = times.verifying_ms(gamma)
-        return times.verifying_ms(gamma, 1) - plain_ms, times.verifying_ms(gamma, 2) - plain_ms
+        one_ms, two_ms = (times.verifying_ms(gamma, spares) - times.verifying_ms(gamma) for spares in (1, 2))
+        return one_ms if room >= 1 else inf, two_ms if room >= 2 else inf
 
     def device_rule(self) -> Rule | None:
         """Return what it will answer by until the next step is verified, or this one if it has begun.

@@ -45,8 +45,8 @@ class Guarded:
 
     def device_rule(self) -> Rule | None:
         """Return the rule of a policy that has one, for the step to come."""
-        make = getattr(self.policy, "device_rule", None)
         try:
+            make = getattr(self.policy, "device_rule", None)
             rule = make() if make else None
             if rule is None:
                 return None
@@ -77,11 +77,12 @@ class Guarded:
 
     def spares(self, drafted: Drafted) -> list[int]:
         """Return the places where the policy wants spares, as `chosen_spares` does; it does not raise."""
-        if not hasattr(self.policy, "spares"):
-            return []
         begun = time.perf_counter()
         try:
-            places = chosen_spares(self.policy, self._show(drafted))
+            choose = getattr(self.policy, "spares", None)
+            if choose is None:
+                return []
+            places = chosen_spares(choose, self._show(drafted))
             if time.perf_counter() - begun > self.SLOW_S:
                 self._bear_with()
         except Exception as error:

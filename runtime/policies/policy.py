@@ -8,8 +8,8 @@ from typing import NamedTuple, Protocol
 
 from runtime.decision.signals import Signals
 
-MOST_ROWS = 8
-"""Tokens of a verification with spares at most: the last token, the drafted ones and the spares."""
+LONGEST_SPARED = 8
+"""Tokens of a text in a verification with spares at most: its last one, the drafted ones and the spares."""
 
 
 class TokenSignals(NamedTuple):
@@ -87,7 +87,7 @@ class Policy(Protocol):
     """Chooses how far a step drafts; learns from what became of it.
 
     Losslessness (Leviathan 2023) asks that every token drawn is verified. A policy cannot break this: it only says
-    how long the draft becomes, and what is drafted is always verified.
+    how long the draft becomes, and what is verified beside it; what is drafted is always verified.
 
     Its class may say `weighs_time = True`: among many rows such a policy may be given less than it asks for, where
     drafting on for it would cost the others more; or be neither asked nor told of steps that others decide for its row,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 
-from runtime.policies.policy import MOST_ROWS, Drafted, Policy
+from runtime.policies.policy import LONGEST_SPARED, Drafted
 
 
-def chosen_spares(policy: Policy, drafted: Drafted) -> list[int]:
-    """Return the places of drafted tokens where a policy wants spares, as many as fit; none if it knows of none.
+def chosen_spares(choose: Callable[[Drafted], Sequence[int]], drafted: Drafted) -> list[int]:
+    """Return the places of drafted tokens where a policy wants spares, as many as fit.
+
+    Args:
+        choose: the policy's `spares`.
+        drafted: what it is shown.
 
     Raises:
         ValueError: if they are no places of drafted tokens, or one is named twice.
     """
-    choose = getattr(policy, "spares", None)
-    if choose is None or not drafted.count:
+    count = drafted.count  # before it is shown, for who is asked may change it
+    if not count:
         return []
     places = [operator.index(place) for place in choose(drafted)]
-    if places and (len(set(places)) < len(places) or min(places) < 0 or max(places) >= drafted.count):
-        raise ValueError(f"it wants spares at {places} of {drafted.count} tokens")
-    return places[: max(MOST_ROWS - 1 - drafted.count, 0)]
+    if places and (len(set(places)) < len(places) or min(places) < 0 or max(places) >= count):
+        raise ValueError(f"it wants spares at {places} of {count} tokens")
+    return places[: max(LONGEST_SPARED - 1 - count, 0)]

@@ -99,7 +99,7 @@ class RunningTimes(StepTimes):
     """Steps that the times given count for."""
 
     def __init__(self, times: StepTimes) -> None:
-        super().__init__(times.draft, times.target, times.ahead, spare_ms=times.spare_ms)
+        super().__init__(times.draft, times.target, times.ahead)
         self._expected = times
         self._widest_draft, self._widest_target = max(self.draft), max(self.target)
         self._draft_ratio, self._target_ratio = (_RunningMedian([1.0] * self.TRUST, self.MEMORY) for _ in range(2))
@@ -124,7 +124,7 @@ class RunningTimes(StepTimes):
         gamma, draft_ms, verify_ms = outcome.gamma, outcome.draft_ms, outcome.verify_ms
         if gamma and pending <= self._widest_draft and draft_ms > 0:
             self.draft_scale = self._draft_ratio.add(draft_ms / self._expected.drafting_ms(gamma, pending))
-        if gamma < self._widest_target and verify_ms > 0:
+        if gamma + outcome.spares < self._widest_target and verify_ms > 0:
             self.target_scale = self._target_ratio.add(verify_ms / self._expected.verifying_ms(gamma, outcome.spares))
 
 
@@ -177,7 +177,7 @@ def spare_ms(target: Mapping[int, float], spared: Mapping[int, float]) -> float 
 def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
     """Read all of a `step_times_ms.json`: model ("draft" or a precision) → backend → tokens → milliseconds.
 
-    What `OF_DRAFTS` names stands beside the backends.
+    What `OF_DRAFTS` and `SPARED` name stands beside the backends.
 
     Raises:
         SpeckvError: if the file cannot be read, or holds something else than milliseconds.
@@ -187,7 +187,7 @@ def read_all_step_times(path: Path) -> dict[str, dict[str, dict[int, float]]]:
         model: {
             backend: _measured(path, content, model, backend)
             for backend in _keys(content[model])
-            if backend in (*BACKENDS, *OF_DRAFTS)
+            if backend in (*BACKENDS, *OF_DRAFTS, SPARED)
         }
         for model in ("draft", *PRECISIONS)
         if isinstance(content.get(model), dict)

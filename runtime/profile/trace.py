@@ -59,7 +59,7 @@ def trace(draft: PreTrainedModel, target: PreTrainedModel, prompt: Sequence[int]
         tokens=np.asarray(output, np.int32),
         rollouts=rollouts.cpu().numpy().astype(np.float16),
         verified=_verified(draft, target, sequence[:, :-1], len(output)).cpu().numpy().astype(np.float16),
-        seconds=(draft_logits.topk(2).indices[:, 1] == wanted).cpu().numpy(),
+        seconds=(_second_choices(draft_logits) == wanted).cpu().numpy(),
     )
 
 
@@ -118,6 +118,11 @@ def _roll_out(draft: PreTrainedModel, cache: DynamicCache, logits: Tensor, lengt
         signals.append(token_signals(logits))
         tokens.append(logits.argmax(-1))
     return torch.stack(signals, 1), torch.stack(tokens, 1)
+
+
+def _second_choices(logits: Tensor) -> Tensor:
+    """Return the likeliest tokens but for the first choices, int64 `[n]`; of equal ones the first, as `argmax` does."""
+    return logits.scatter(1, logits.argmax(-1, keepdim=True), -torch.inf).argmax(-1)
 
 
 def _accepted(drafted: Tensor, output: Tensor) -> Tensor:

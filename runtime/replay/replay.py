@@ -132,9 +132,10 @@ class _Clock:
 
     def spares(self, text: Text, policy: Policy, drafted: Drafted) -> Sequence[int]:
         """Ask what a policy is asked between a draft and its verification, which waits for the answer."""
-        if self._times.spare_ms is None or text.seconds is None or not hasattr(policy, "spares"):
+        choose = getattr(policy, "spares", None)
+        if self._times.spare_ms is None or text.seconds is None or choose is None:
             return []
-        places, milliseconds = _timed(partial(chosen_spares, policy), drafted)
+        places, milliseconds = _timed(partial(chosen_spares, choose), drafted)
         self.policy_ms += milliseconds
         return places
 

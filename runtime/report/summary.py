@@ -17,7 +17,8 @@ from runtime.report.bootstrap import Interval, Resamples
 from runtime.report.reliability import Reliability
 from runtime.report.sources import Input
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no tokens in the steps of a course."""
 
 HIGHLIGHTED, PUBLISHED, ORACLE = "adaptive", "speckv", "oracle"
 """Policies that the report singles out where they take part: this project's, the paper's, and hindsight itself."""

@@ -35,7 +35,7 @@ NAMES = (
     "distance_short",
     "distance_long",
 )
-"""Order of `History.features`."""
+"""Order of `History.features`. The target's entropy is that of the last token: after a spare, of the one behind it."""
 
 SHORT, MIDDLE, LONG, PAIR = 0.3, 0.12, 0.04, 0.01
 """Weight of the newest value in a moving average: memories of about 3, 8, 25 and 100 tokens."""

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
 from runtime.cuda import cache
+from runtime.cuda.graphs import Graphs
 from runtime.cuda.loop import speculate_greedily, speculate_texts
-from runtime.cuda.pair import GraphPair
+from runtime.cuda.pair import RESTS, GraphPair
+from runtime.cuda.tokens import RESULT, Spares, accept, depths_with
 from runtime.loop.generate import Step, speculate
 from runtime.loop.sampling import Sampling
 from runtime.loop.scorer import cached_pair
 from runtime.loop.texts import Text
 from runtime.policies.adaptive import Adaptive
 from runtime.policies.fixed import Fixed
-from runtime.policies.policy import MOST_ROWS, Drafted, Outcome
+from runtime.policies.guarded import Guarded
+from runtime.policies.policy import LONGEST_SPARED, Drafted, Outcome
 from runtime.policies.step_times import StepTimes
 from runtime.profile.trace import trace
 from runtime.replay.replay import replay, step_outcome
@@ -28,11 +31,11 @@ from runtime.replay.traces import TokenSignals, Verified
 from runtime.stopper.stopper import Stopper
 from tests.cuda.small import shorten_calls, small_pair
 from tests.cuda.test_loop import Recorded
-from tests.cuda.test_tokens import DEVICE
+from tests.cuda.test_tokens import DEVICE, read_rows
 
 TIMES = StepTimes({1: 0.02, 2: 0.03}, {1: 1.0, 2: 1.1, 3: 1.2, 17: 1.5}, ahead=True, spare_ms=0.0)
 PROMPT = [5, 9, 33, 2, 17]
-NEW = 24
+NEW = 10
 
 
 class Sparing(Recorded):
@@ -92,9 +95,7 @@ def tokens(steps: Sequence[Step]) -> list[int]:
     return [token for step in steps for token in step.tokens]
 
 
-@pytest.mark.parametrize(
-    ("gamma", "places"), [(1, [0]), (2, [1, 0]), (3, [2]), (4, [0, 3, 1]), (6, [5]), (3, [])], ids=str
-)
+@pytest.mark.parametrize(("gamma", "places"), [(2, [1, 0]), (4, [0, 3, 1])], ids=str)
 def test_the_steps_are_those_that_the_trace_foretells(
     models: tuple[PreTrainedModel, PreTrainedModel], outputs: list[int], traced: Trace, gamma: int, places: list[int]
 ) -> None:
@@ -113,8 +114,7 @@ def test_the_steps_are_those_that_the_trace_foretells(
             assert found[2:5] == pytest.approx(expected[2:5], rel=2e-3, abs=2e-3, nan_ok=True)
         assert (step.spared, len(step.tokens)) == (expected.spared, expected.tokens)
         position += expected.tokens
-    if 0 in places:  # others are seldom right here
-        assert any(step.spared for step in steps)
+    assert any(step.spared for step in steps)
 
 
 def test_a_spare_that_stands_is_moved_to_its_place(
@@ -136,7 +136,7 @@ def test_keys_and_values_are_copied_where_they_are_to_be_moved() -> None:
         assert torch.equal(now, old)
 
 
-@pytest.mark.parametrize("end", range(1, 12))
+@pytest.mark.parametrize("end", [2, 5])
 def test_a_text_ends_at_its_token_and_its_budget(
     models: tuple[PreTrainedModel, PreTrainedModel], outputs: list[int], end: int
 ) -> None:
@@ -151,40 +151,113 @@ def test_a_text_ends_at_its_token_and_its_budget(
 def test_no_more_than_fit_are_verified(models: tuple[PreTrainedModel, PreTrainedModel], outputs: list[int]) -> None:
     policy = Sparing(5, [4, 3, 2, 1, 0])
     assert tokens(run(models, policy)) == outputs
-    assert {(outcome.gamma, outcome.spares) for outcome in policy.outcomes} >= {(5, 2), (4, 3)}
-    assert max(outcome.gamma + outcome.spares for outcome in policy.outcomes) == MOST_ROWS - 1
+    assert (5, 2) in {(outcome.gamma, outcome.spares) for outcome in policy.outcomes}
+    assert max(outcome.gamma + outcome.spares for outcome in policy.outcomes) == LONGEST_SPARED - 1
+
+
+def test_no_more_than_a_pairs_calls_take_are_verified(
+    models: tuple[PreTrainedModel, PreTrainedModel], outputs: list[int]
+) -> None:
     policy = Sparing(3, [2, 1, 0])
     pair = GraphPair(*models, 1, 64, 4)  # whose calls take five tokens
     assert tokens(list(speculate_greedily(pair, PROMPT, policy, max_new_tokens=NEW))) == outputs
     assert max(outcome.gamma + outcome.spares for outcome in policy.outcomes) == 4
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [lambda _: [0, 0], lambda _: [-1], lambda drafted: [drafted.count], lambda _: ["1"], lambda _: 1 / 0, lambda _: 3],
-    ids=["twice", "negative", "beyond", "text", "raises", "number"],
-)
 def test_a_policy_that_fails_to_say_where_loses_its_text_and_no_token(
-    models: tuple[PreTrainedModel, PreTrainedModel],
-    outputs: list[int],
-    wrong: Callable[[Drafted], list[int]],
-    caplog: pytest.LogCaptureFixture,
+    models: tuple[PreTrainedModel, PreTrainedModel], outputs: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     policy = Sparing(3, [])
-    policy.spares = wrong  # type: ignore[method-assign]
+    policy.spares = lambda drafted: [drafted.count]  # type: ignore[method-assign]
     steps = run(models, policy)
     assert tokens(steps) == outputs
-    assert "policy 'recorded' failed" in caplog.text
+    assert "policy 'recorded' failed (ValueError: it wants spares at [3] of 3 tokens)" in caplog.text
     assert steps[0].gamma == 3
     assert len(policy.outcomes) == 0
 
 
+def test_a_policy_that_takes_its_time_over_spares_loses_its_text(
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    outputs: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(Guarded, "SLOW_S", 0.0)
+    monkeypatch.setattr(Guarded, "PATIENCE", 5)
+    assert tokens(run(models, Sparing(3, [0]))) == outputs
+    assert "TimeoutError: 5 calls took longer" in caplog.text
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("spare", [False, True])
+def test_logits_of_a_spare_that_are_no_numbers_choose_nothing(spare: bool, number: float) -> None:
+    """Proposals 5 and 6, of which the target rejects the first for 7, the spare; then the spare's row says 9."""
+    logits = torch.zeros(4, 50, device=DEVICE)
+    logits[range(4), [7, 1, 1, 9]] = 5.0
+    logits[3 if spare else 0, 20] = number
+    best, signals = read_rows(logits)
+    text, seconds = torch.zeros(2, 1, 20, dtype=torch.int32, device=DEVICE)
+    text[0, 3:5] = torch.tensor([5, 6])
+    seconds[0, 3] = best[0] if not spare else 7
+    starts, gammas, depths = (torch.tensor([n], dtype=torch.int32, device=DEVICE) for n in (2, 2, depths_with(2, [0])))
+    spares = Spares(depths, depths, seconds, torch.zeros(1, 2, dtype=torch.int32, device=DEVICE))
+    results = torch.empty(1, RESULT, device=DEVICE)
+    accept(text, starts, gammas, 4, best, signals, results, spares)
+    assert results[0, 0] == 0
+    assert results[0, 3].isnan()  # who reads it ends the text
+    assert (results[0, 5] == -1) == (not spare)
+
+
+def test_rows_of_different_spares_and_one_that_rests(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    """Verified side by side as they are alone."""
+    prompts = [[5, 9, 33, 2, 17], [7, 1], [1, 2, 3, 1, 2, 3]]
+    gammas, spares = [3, RESTS, 2], {0: [0, 2], 2: [1, 0]}
+    pair = GraphPair(*models, 3, 64, 8)
+    pair.begin(dict(enumerate(prompts)))
+    for slot in range(3):
+        pair.draft(slot, 1)
+        pair.drafted(slot)
+    pair.verify(gammas, spares=spares)
+    together = pair.verified()
+    for row, places in spares.items():
+        alone = GraphPair(*models, 1, 64, 8)
+        alone.begin({0: prompts[row]})
+        for slot in range(gammas[row]):
+            alone.draft(slot, 1)
+            alone.drafted(slot)
+        alone.verify([gammas[row]], spares={0: places})
+        [one] = alone.verified()
+        assert one[:2] == together[row][:2]
+        assert one.signals == pytest.approx(together[row].signals, rel=1e-4, abs=1e-5, nan_ok=True)
+        assert alone.starts[0] == pair.starts[row]
+    assert together[1].accepted == RESTS
+    assert pair.starts[1] == len(prompts[1]) - 1
+
+
+@pytest.mark.parametrize(("texts", "sampling"), [(1, Sampling()), (2, Sampling()), (1, Sampling(temperature=1.0))])
+def test_calls_with_spares_are_prepared_where_they_are_asked_for(
+    models: tuple[PreTrainedModel, PreTrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
+    texts: int,
+    sampling: Sampling,
+) -> None:
+    pair, names = GraphPair(*models, texts, 64, 5), []
+    pair.choose(sampling)
+    monkeypatch.setattr(Graphs, "run", lambda _, name, __: names.append(name))
+    monkeypatch.setattr(pair, "verified", list)
+    monkeypatch.setattr(pair._verified, "begin", lambda _: None)
+    monkeypatch.setattr(pair._drafted, "begin", lambda _: None)
+    pair.warm_up()
+    spared = [name[1] for name in names if name[0] == "verify" and name[2]]
+    assert spared == ([3, 4, 5, 6] if texts == 1 and sampling.greedy else [])
+
+
 def test_who_samples_or_has_others_beside_it_verifies_none(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
     policies = [Sparing(3, [0]), Sparing(3, [0])]
-    list(speculate_texts(GraphPair(*models, 2, 64, 8), [Text(PROMPT, 6)] * 2, policies))
+    list(speculate_texts(GraphPair(*models, 2, 64, 8), [Text(PROMPT, 4)] * 2, policies))
     sampled = Sparing(3, [0])
     one = GraphPair(*models, 1, 64, 8)
-    list(speculate_texts(one, [Text(PROMPT, 6)], [sampled], sampling=Sampling(temperature=1.0)))
+    list(speculate_texts(one, [Text(PROMPT, 4)], [sampled], sampling=Sampling(temperature=1.0)))
     assert not any(outcome.spares for policy in (*policies, sampled) for outcome in policy.outcomes)
 
 

@@ -280,3 +280,26 @@ def test_a_copy_goes_on_alike_and_apart() -> None:
     list(follow(policy, [usual_text(150, 7)]))
     twin = copy.deepcopy(policy)
     assert list(follow(twin, following)) == list(follow(policy, following))
+
+
+def test_after_a_spare_the_draft_has_not_seen_two_tokens() -> None:
+    policy = Adaptive(Stopper(), TIMES)
+    policy.gamma(Drafted())
+    policy.tokens = [TokenSignals(1.0, 0.8, 0.1)] * 3
+    policy.observe(Outcome(3, 1, spares=1, spared=True))
+    assert policy.pending == 2
+    policy.observe(Outcome(3, 1, spares=1))
+    assert policy.pending == 1
+
+
+def test_it_wants_no_spare_that_is_impossible_or_does_not_fit() -> None:
+    """Even where a wider call is the faster one."""
+    target = {1: 1.0, 2: 1.1, 3: 1.0, 4: 0.9, 5: 0.8, 6: 0.7, 7: 0.6, 8: 0.5, 9: 0.4, 17: 1.5}
+    policy = Adaptive(Stopper(), StepTimes({1: 0.02, 2: 0.03}, target, ahead=True, spare_ms=0.0))
+    policy.gamma(Drafted())
+    certain, unsure = TokenSignals(0.0, 1.0, 0.0), TokenSignals(1.5, 0.5, 0.4)
+    assert policy.spares(Drafted([certain])) == []
+    assert policy.spares(Drafted([certain] * 3)) == []
+    assert policy.spares(Drafted([unsure] * 5)) == [0, 1]
+    assert policy.spares(Drafted([unsure] * 6)) == [0]
+    assert policy.spares(Drafted([unsure] * 7)) == policy.spares(Drafted([unsure] * 16)) == []

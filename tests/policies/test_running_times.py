@@ -9,7 +9,7 @@ import pytest
 
 from runtime.policies.fixed import Fixed
 from runtime.policies.policy import Outcome
-from runtime.policies.step_times import RunningTimes
+from runtime.policies.step_times import RunningTimes, StepTimes
 from runtime.replay.replay import replay
 from tests.replay.tiny import TIMES, random_texts
 
@@ -86,3 +86,15 @@ def test_in_a_replay_they_stay_what_they_are() -> None:
     policy = Follower()
     replay(random_texts(4), policy, TIMES)
     assert (policy.times.draft_scale, policy.times.target_scale) == pytest.approx((1, 1), rel=1e-12)
+
+
+def test_a_call_with_spares_is_as_wide_as_all_its_tokens_and_a_little_longer() -> None:
+    known = StepTimes(TIMES.draft, TIMES.target, spare_ms=2.0)
+    times = RunningTimes(known)
+    for _ in range(30):
+        times.observe(Outcome(3, 0, draft_ms=1.0, verify_ms=known.target_ms(6) + 2.0, spares=2))
+    assert times.target_scale == 1
+    narrow = RunningTimes(StepTimes(TIMES.draft, {1: 4.0, 5: 8.0}, spare_ms=0.0))
+    for _ in range(30):
+        narrow.observe(Outcome(4, 0, draft_ms=1.0, verify_ms=80.0, spares=2))
+    assert narrow.target_scale == 1  # seven tokens were never measured

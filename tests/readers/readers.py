@@ -261,6 +261,12 @@ READERS = {
         _golden("profile-1", "fp32_verified.npz"),
         lambda folder: shutil.copy(GOLDEN / "profile-1" / "fp32.npz", folder),
     ),
+    "seconds": Reader(
+        "fp32_seconds.npz",
+        lambda path: read_traces(path.with_name("fp32.npz")),
+        _golden("profile-2", "fp32_seconds.npz"),
+        lambda folder: shutil.copy(GOLDEN / "profile-2" / "fp32.npz", folder),
+    ),
     "part": Reader("0000.npz", _part, _golden("profile-1", "parts", "fp32", "0000.npz")),
     "profile": Reader("manifest.json", _profile, _golden("profile-1", "manifest.json")),
     "step-times": Reader("step_times_ms.json", _times, _golden("profile-1", "step_times_ms.json")),

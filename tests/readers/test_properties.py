@@ -25,7 +25,7 @@ from tests.readers.readers import CORPUS, READERS, Reader, attempt
 EXAMPLES = 60
 QUICK = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 JSON_READERS = ("manifest", "drafter-config", "package-config", "profile", "step-times")
-NPZ_READERS = ("weights", "traces", "verified", "part", "documents")
+NPZ_READERS = ("weights", "traces", "verified", "seconds", "part", "documents")
 
 tried: Counter[str] = Counter()
 failed: Counter[str] = Counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -238,3 +239,44 @@ def test_a_rule_takes_the_devices_time_instead_of_the_hosts(ahead: bool) -> None
         assert foreseen.policy_ms < asked.policy_ms / 4
     else:
         assert foreseen.policy_ms > asked.policy_ms / 4
+
+
+class Sparing(Fixed):
+    """Wants spares at some places, and keeps what it is told."""
+
+    def __init__(self, length: int, places: list[int]) -> None:
+        super().__init__(length)
+        self.places, self.told = places, list[Outcome]()
+
+    def spares(self, drafted: Drafted) -> list[int]:
+        return [place for place in self.places if place < drafted.count]
+
+    def observe(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+
+
+def test_a_spare_that_stands_by_hand() -> None:
+    """Two drafted tokens and one spare cost 2 + 7 + 0.5 ms; the draft has not seen two after it, and takes 0.5 more."""
+    traced = dataclasses.replace(text([0, 9, 9, 0, 9, 9]), seconds=[True, True, True, False, True, True])
+    times = StepTimes(TIMES.draft, TIMES.target, spare_ms=0.5)
+    policy = Sparing(2, [0])
+    [run] = replay([traced], policy, times)
+    assert [(step.gamma, step.accepted, step.spares, step.spared, step.tokens) for step in run.steps] == [
+        (2, 0, 1, True, 2),  # of position 0, whose second choice is right, and 1
+        (2, 2, 1, False, 3),
+        (0, 0, 0, False, 1),
+    ]
+    assert run.steps == policy.told
+    assert run.model_ms == (2 + 7 + 0.5) + (2.5 + 7 + 0.5) + 4
+    assert run.tokens == 6
+
+
+@pytest.mark.parametrize("spare_ms", [None, 0.5])
+def test_where_a_loop_or_a_trace_knows_no_spares_none_are_asked_for(spare_ms: float | None) -> None:
+    traced = text([0, 9, 9, 0, 9, 9])
+    if spare_ms is None:
+        traced = dataclasses.replace(traced, seconds=[True] * 6)
+    policy = Sparing(2, [0])
+    [run] = replay([traced], policy, StepTimes(TIMES.draft, TIMES.target, spare_ms=spare_ms))
+    assert not any(step.spares or step.spared for step in run.steps)
+    assert [step.tokens for step in run.steps] == [1, 3, 2]

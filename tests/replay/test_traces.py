@@ -83,6 +83,34 @@ def test_a_file_beside_that_does_not_belong_is_named(tmp_path: Path, arrays: dic
         read_traces(tmp_path / "fp16.npz")
 
 
+SECONDS = np.array([True, False, False])
+
+
+def test_where_second_choices_are_right_is_read_where_it_is_known(tmp_path: Path) -> None:
+    np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD})
+    assert read_traces(tmp_path / "fp16.npz")[0].seconds is None
+    np.savez(tmp_path / "fp16_seconds.npz", **{"0_code": SECONDS})
+    assert read_traces(tmp_path / "fp16.npz")[0].seconds == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"0_code": SECONDS.astype(float)}, r"'0_code' is float64 \[3\]: it is bool \[positions\]"),
+        ({"0_code": SECONDS[:, None]}, r"'0_code' is bool \[3, 1\]"),
+        ({"0_code": SECONDS[:2]}, "'0_code' has 2 positions, its trace 3"),
+        ({"1_code": SECONDS}, "lacks '0_code'"),
+        ({"0_code": SECONDS, "1_code": SECONDS}, "has another text, '1_code'"),
+        ({}, "lacks '0_code'"),
+    ],
+)
+def test_second_choices_that_do_not_belong_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+    np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD})
+    np.savez(tmp_path / "fp16_seconds.npz", **arrays)
+    with pytest.raises(SpeckvError, match=rf"fp16_seconds\.npz.* {said}"):
+        read_traces(tmp_path / "fp16.npz")
+
+
 def test_a_key_without_a_task_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "fp16.npz", code=GOOD)
     with pytest.raises(SpeckvError, match="INDEX_TASK"):

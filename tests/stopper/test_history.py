@@ -238,3 +238,13 @@ def test_a_text_of_a_hundred_thousand_steps_costs_no_more_as_it_grows() -> None:
     assert len(pickle.dumps(known)) < size + 50
     assert taken[-1] < 5 * min(taken)
     assert np.isfinite(known.features()).all()
+
+
+def test_a_step_with_a_spare_moves_on_by_its_token_too() -> None:
+    tokens = [TokenSignals(1.0, 0.5, 0.3)] * 3
+    one, other = History(), History()
+    one.observe(tokens, Outcome(3, 1, 1.0, 0.5, 0.2, spares=1, spared=True))
+    other.observe(tokens, Outcome(3, 1, 1.0, 0.5, 0.2))
+    found, expected = (dict(zip(NAMES, history.features(), strict=True)) for history in (one, other))
+    assert (found.pop("log_position"), expected.pop("log_position")) == (math.log1p(3), math.log1p(2))
+    assert found == expected
