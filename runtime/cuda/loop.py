@@ -197,9 +197,9 @@ class _Row:
             TargetError: if the target's logits are no numbers.
         """
         if math.isnan(verified.signals[1]):
-            raise no_numbers(len(self.tokens) + verified.accepted + len(verified.tokens) - 1)
+            raise no_numbers(len(self.tokens) + verified.accepted + verified.spared)
         if not self.follows:
-            spares = len(self.spares), len(verified.tokens) > 1
+            spares = len(self.spares), verified.spared
             self.guarded.observe(Outcome(len(self.proposed), verified.accepted, *verified.signals, *times, *spares))
 
     def commit(self, verified: Verified, drafted: int) -> TextStep:
@@ -210,7 +210,7 @@ class _Row:
         self.ended = ended or len(self.tokens) >= self.end
         # The draft has seen the text up to its own last token but one, as far as they stand.
         self.unseen = accepted + len(own) - min(accepted, drafted - 1) if drafted else self.unseen + 1
-        return TextStep(self.number, Step(kept, gamma, accepted, self.drafted, len(own) > 1), self.ended)
+        return TextStep(self.number, Step(kept, gamma, accepted, self.drafted, verified.spared), self.ended)
 
 
 def _check_room(pair: GraphPair, rows: Sequence[_Row]) -> None:

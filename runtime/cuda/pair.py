@@ -62,6 +62,11 @@ class Verified(NamedTuple):
     signals: tuple[float, float, float]
     """See `verified_signals`; the distance is NaN where all proposals stand."""
 
+    @property
+    def spared(self) -> bool:
+        """Whether a spare stands."""
+        return len(self.tokens) > 1
+
 
 NONE: Mapping[int, Sequence[int]] = {}
 """The spares of most verifications."""
@@ -196,9 +201,10 @@ class GraphPair:
                 self.draft(slot, 1)
         alone = self.texts == 1 and self.sampling.greedy  # else no spares are asked for
         spared = range(1, min(self.longest, LONGEST_SPARED - 1) if alone else 1)
-        for gamma, spares in [*((gamma, 0) for gamma in range(self.longest + 1)), *((gamma, 1) for gamma in spared)]:
+        steps = [(gamma, NONE) for gamma in range(self.longest + 1)] + [(gamma, {0: [0]}) for gamma in spared]
+        for gamma, spares in steps:
             self.starts.fill_(1)
-            self.verify([gamma] * self.texts, spares={0: [0]} if spares else {})
+            self.verify([gamma] * self.texts, spares=spares)
             self.verified()
 
     def _read_prompts(self, texts: int, width: int) -> None:

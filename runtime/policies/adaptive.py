@@ -133,12 +133,11 @@ class Adaptive:
         """Learn from a verified step."""
         self.history.observe(self.tokens, outcome)
         self.stopper.begin_step(self.history.features())
-        times, gamma = self.times, outcome.gamma
+        times = self.times
         times.observe(outcome, self.pending)
         if not self.pays:
             self._book(outcome)
-        # The draft has seen all but the last committed token, and never its own last one.
-        self.pending = (self.pending if gamma == 0 else int(outcome.accepted == gamma or outcome.spared)) + 1
+        self.pending = outcome.unseen(self.pending)
         ratio = times.draft_scale / times.target_scale / self.priced
         if not 1 / self.DRIFT <= ratio <= self.DRIFT:
             self._reprice()

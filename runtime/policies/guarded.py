@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.notice import warn_once
 from runtime.policies.adaptive import Rule
@@ -15,6 +15,8 @@ from runtime.policies.policy import Drafted, Outcome, Policy
 from runtime.policies.price import Price
 from runtime.policies.spares import chosen_spares
 from runtime.stopper.stopper import Stopper
+
+Answer = TypeVar("Answer")
 
 
 class Guarded:
@@ -63,13 +65,10 @@ class Guarded:
 
     def gamma(self, drafted: Drafted) -> int:
         """Return the length to draft up to, as `Policy.gamma` does; it does not raise."""
-        begun = time.perf_counter()
         try:
-            length = operator.index(self.policy.gamma(self._show(drafted)))
+            length = operator.index(self._timed(self.policy.gamma, self._show(drafted)))
             if length > self.LONGEST:
                 raise ValueError(f"it answered {length:.3g} tokens")
-            if time.perf_counter() - begun > self.SLOW_S:
-                self._bear_with()
         except Exception as error:  # it may be anybody's code
             self._replace(error)
             return self.policy.gamma(drafted)
@@ -77,18 +76,12 @@ class Guarded:
 
     def spares(self, drafted: Drafted) -> list[int]:
         """Return the places where the policy wants spares, as `chosen_spares` does; it does not raise."""
-        begun = time.perf_counter()
         try:
             choose = getattr(self.policy, "spares", None)
-            if choose is None:
-                return []
-            places = chosen_spares(choose, self._show(drafted))
-            if time.perf_counter() - begun > self.SLOW_S:
-                self._bear_with()
+            return self._timed(chosen_spares, choose, self._show(drafted)) if choose is not None else []
         except Exception as error:
             self._replace(error)
             return []
-        return places
 
     def observe(self, outcome: Outcome) -> None:
         """Tell the policy of a verified step."""
@@ -107,19 +100,20 @@ class Guarded:
         return self._shown
 
     def _tell(self, what: Callable[..., None], *given: Any) -> None:
-        begun = time.perf_counter()
         try:
-            what(*given)
-            if time.perf_counter() - begun > self.SLOW_S:
-                self._bear_with()
+            self._timed(what, *given)
         except Exception as error:
             self._replace(error)
 
-    def _bear_with(self) -> None:
-        """Count a slow call; raise if there were too many."""
-        self._slow += 1
-        if self._slow >= self.PATIENCE:
-            raise TimeoutError(f"{self._slow} calls took longer than {self.SLOW_S:g} s")
+    def _timed(self, what: Callable[..., Answer], *given: Any) -> Answer:
+        """Return what a call answers. Count it if it was slow; raise if too many were."""
+        begun = time.perf_counter()
+        answer = what(*given)
+        if time.perf_counter() - begun > self.SLOW_S:
+            self._slow += 1
+            if self._slow >= self.PATIENCE:
+                raise TimeoutError(f"{self._slow} calls took longer than {self.SLOW_S:g} s")
+        return answer
 
     def _replace(self, error: Exception) -> None:
         name = getattr(self.policy, "name", type(self.policy).__name__)

@@ -82,6 +82,13 @@ class Outcome(NamedTuple):
         """Tokens that the step committed, but for an end of the text among them."""
         return self.accepted + 1 + self.spared
 
+    def unseen(self, before: int) -> int:
+        """Return how many committed tokens the draft has not seen after the step, of `before` ahead of it.
+
+        It has seen all but the last one, and never its own last one; nothing where it drafted nothing.
+        """
+        return (int(self.accepted == self.gamma or self.spared) if self.gamma else before) + 1
+
 
 class Policy(Protocol):
     """Chooses how far a step drafts; learns from what became of it.

@@ -89,8 +89,7 @@ def _decode(text: Text, policy: Policy, times: StepTimes) -> Run:
         outcome = step_outcome(text, position, gamma, draft_ms, verify_ms, spares)
         clock.end_step(outcome, might_draft=0 < gamma < limit)
         clock.learn(policy.observe, outcome)
-        # The draft has seen all but the last committed token, and never its own last one.
-        pending = (pending if gamma == 0 else int(outcome.accepted == gamma or outcome.spared)) + 1
+        pending = outcome.unseen(pending)
         position += outcome.tokens
         steps.append(outcome)
     return Run(text.task, steps, clock.model_ms, clock.policy_ms + clock.between_ms)

@@ -79,17 +79,15 @@ def read_traces(path: Path) -> list[Text]:
     check_profile(path)
     traces = _read(path, "a trace", (LOOKAHEAD, 4))
     positions = {key: len(array) for key, array in traces.items()}
-    verified, seconds = verified_beside(path), seconds_beside(path)
-    left = _read(verified, "verified", (3,)) if verified.exists() else {}
-    if left:
-        _check_beside(verified, positions, left)
-    others = read_npz(seconds, LARGEST, GIVE) if seconds.exists() else {}
-    for key, array in others.items():
-        if array.dtype != np.bool_ or array.ndim != 1:
-            raise SpeckvError(f"{seconds}: '{key}' is {array.dtype} {list(array.shape)}: it is bool [positions]")
-    if seconds.exists():
-        _check_beside(seconds, positions, others)
-    return [_text(path, key, array, left.get(key), others.get(key)) for key, array in traces.items()]
+    verified: Mapping[str, NDArray[np.float64]] = {}
+    if (beside := verified_beside(path)).exists():
+        verified = _read(beside, "verified", (3,))
+        _check_beside(beside, positions, verified)
+    seconds: Mapping[str, NDArray[np.bool_]] = {}
+    if (beside := seconds_beside(path)).exists():
+        seconds = _read_seconds(beside)
+        _check_beside(beside, positions, seconds)
+    return [_text(path, key, array, verified.get(key), seconds.get(key)) for key, array in traces.items()]
 
 
 def verified_beside(path: Path) -> Path:
@@ -108,6 +106,14 @@ def _read(path: Path, what: str, shape: tuple[int, ...]) -> dict[str, NDArray[np
     if not arrays:
         raise SpeckvError(f"{path} holds no traces: {GIVE}")
     return {key: _checked(path, key, array, what, shape) for key, array in arrays.items()}
+
+
+def _read_seconds(path: Path) -> dict[str, NDArray[np.bool_]]:
+    arrays = read_npz(path, LARGEST, GIVE)
+    for key, array in arrays.items():
+        if array.dtype != np.bool_ or array.ndim != 1:
+            raise SpeckvError(f"{path}: '{key}' is {array.dtype} {list(array.shape)}: it is bool [positions]")
+    return arrays
 
 
 def _check_beside(path: Path, positions: Mapping[str, int], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -43,10 +43,9 @@ class Sparing(Recorded):
 
     def __init__(self, gamma: int, places: Sequence[int]) -> None:
         super().__init__(Fixed(gamma))
-        self.places, self.asked = places, 0
+        self.places = places
 
     def spares(self, drafted: Drafted) -> list[int]:
-        self.asked += 1
         return [place for place in self.places if place < drafted.count]
 
 

@@ -13,6 +13,7 @@ from runtime.replay.traces import LOOKAHEAD, read_traces
 
 GOOD = np.zeros((3, 16, 4), np.float16)
 VERIFIED = np.zeros((3, 3), np.float16)
+SECONDS = np.array([True, False, False])
 
 
 def test_what_a_trace_holds(tmp_path: Path) -> None:
@@ -65,25 +66,30 @@ def test_what_verification_left_is_read_from_beside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arrays", "said"),
+    ("kind", "arrays", "said"),
     [
-        ({"0_code": VERIFIED[:, :2]}, r"'0_code' is .*\[positions, 3\]"),
-        ({"0_code": VERIFIED.astype(int)}, "'0_code' is int"),
-        ({"0_code": VERIFIED[:2]}, "'0_code' has 2 positions, its trace 3"),
-        ({"0_code": np.full((3, 3), np.nan)}, "'0_code' holds values that are not finite"),
-        ({"1_code": VERIFIED}, "lacks '0_code'"),
-        ({"0_code": VERIFIED, "1_code": VERIFIED}, "has another text, '1_code'"),
-        ({}, "holds no traces"),
+        ("verified", {"0_code": VERIFIED[:, :2]}, r"'0_code' is .*\[positions, 3\]"),
+        ("verified", {"0_code": VERIFIED.astype(int)}, "'0_code' is int"),
+        ("verified", {"0_code": VERIFIED[:2]}, "'0_code' has 2 positions, its trace 3"),
+        ("verified", {"0_code": np.full((3, 3), np.nan)}, "'0_code' holds values that are not finite"),
+        ("verified", {"1_code": VERIFIED}, "lacks '0_code'"),
+        ("verified", {"0_code": VERIFIED, "1_code": VERIFIED}, "has another text, '1_code'"),
+        ("verified", {}, "holds no traces"),
+        ("seconds", {"0_code": SECONDS.astype(float)}, r"'0_code' is float64 \[3\]: it is bool \[positions\]"),
+        ("seconds", {"0_code": SECONDS[:, None]}, r"'0_code' is bool \[3, 1\]"),
+        ("seconds", {"0_code": SECONDS[:2]}, "'0_code' has 2 positions, its trace 3"),
+        ("seconds", {"1_code": SECONDS}, "lacks '0_code'"),
+        ("seconds", {"0_code": SECONDS, "1_code": SECONDS}, "has another text, '1_code'"),
+        ("seconds", {}, "lacks '0_code'"),
     ],
 )
-def test_a_file_beside_that_does_not_belong_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+def test_a_file_beside_that_does_not_belong_is_named(
+    tmp_path: Path, kind: str, arrays: dict[str, np.ndarray], said: str
+) -> None:
     np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD})
-    np.savez(tmp_path / "fp16_verified.npz", **arrays)
-    with pytest.raises(SpeckvError, match=rf"fp16_verified\.npz.* {said}"):
+    np.savez(tmp_path / f"fp16_{kind}.npz", **arrays)
+    with pytest.raises(SpeckvError, match=rf"fp16_{kind}\.npz.* {said}"):
         read_traces(tmp_path / "fp16.npz")
-
-
-SECONDS = np.array([True, False, False])
 
 
 def test_where_second_choices_are_right_is_read_where_it_is_known(tmp_path: Path) -> None:
@@ -91,24 +97,6 @@ def test_where_second_choices_are_right_is_read_where_it_is_known(tmp_path: Path
     assert read_traces(tmp_path / "fp16.npz")[0].seconds is None
     np.savez(tmp_path / "fp16_seconds.npz", **{"0_code": SECONDS})
     assert read_traces(tmp_path / "fp16.npz")[0].seconds == [True, False, False]
-
-
-@pytest.mark.parametrize(
-    ("arrays", "said"),
-    [
-        ({"0_code": SECONDS.astype(float)}, r"'0_code' is float64 \[3\]: it is bool \[positions\]"),
-        ({"0_code": SECONDS[:, None]}, r"'0_code' is bool \[3, 1\]"),
-        ({"0_code": SECONDS[:2]}, "'0_code' has 2 positions, its trace 3"),
-        ({"1_code": SECONDS}, "lacks '0_code'"),
-        ({"0_code": SECONDS, "1_code": SECONDS}, "has another text, '1_code'"),
-        ({}, "lacks '0_code'"),
-    ],
-)
-def test_second_choices_that_do_not_belong_are_named(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
-    np.savez(tmp_path / "fp16.npz", **{"0_code": GOOD})
-    np.savez(tmp_path / "fp16_seconds.npz", **arrays)
-    with pytest.raises(SpeckvError, match=rf"fp16_seconds\.npz.* {said}"):
-        read_traces(tmp_path / "fp16.npz")
 
 
 def test_a_key_without_a_task_is_named(tmp_path: Path) -> None:
